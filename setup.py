@@ -1,0 +1,24 @@
+"""The compiled parts; everything else about the package is in pyproject.toml."""
+
+import sys
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+C_FLAGS = ["/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-std=c11", "-O3"]
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension("lazyseq._core", ["src/lazyseq/_core.pyx"], extra_compile_args=C_FLAGS),
+            Extension(
+                "lazyseq._engine",
+                ["src/lazyseq/_engine.pyx", "src/lazyseq/_prefetch.c"],
+                include_dirs=["src/lazyseq"],
+                depends=["src/lazyseq/_prefetch.h"],
+                extra_compile_args=C_FLAGS,
+            ),
+        ],
+        build_dir="build/cython",  # beside the sources, a clean-up of generated C could take _prefetch.c along
+    )
+)

@@ -1,0 +1,77 @@
+"""The view, and how to read from any source, for the extension modules of lazyseq."""
+
+from cpython.list cimport PyList_GET_SIZE
+from cpython.tuple cimport PyTuple_GET_SIZE
+
+cdef enum:
+    UNKNOWN = -2  # the size of a source without one
+
+
+cdef class Site:
+    cdef object code      # a code object or, once unpickled, a file name
+    cdef Py_ssize_t where  # the offset of an instruction or, once unpickled, a line
+
+
+cdef class View:
+    cdef Site site
+    cdef int depth  # how many views lie below, along the longest path
+    cdef object __weakref__
+
+    cdef object item(self, Py_ssize_t i)
+    cdef Py_ssize_t size(self) except? -1
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n)
+    cdef object block(self, const Py_ssize_t *indices, Py_ssize_t n)
+    cdef int assign(self, Py_ssize_t i, object value) except -1
+    cdef Py_ssize_t grain(self) except -1
+    cdef object iterate(self)
+    cdef str label(self)
+    cdef tuple sources(self)
+    cdef Py_ssize_t position(self, object key) except -1
+    cdef int go_under(self, object source) except -1
+
+
+cdef class Derived(View):
+    cdef readonly object source
+    cdef int adopt(self, object source) except -1
+
+
+cdef class Joined(View):
+    cdef tuple parts
+    cdef int adopt(self, tuple parts) except -1
+
+
+cdef Py_ssize_t foreign_size(object source) except? -1
+cdef object foreign_item(object source, Py_ssize_t i)
+cdef object source_error(View stage, Py_ssize_t i, object source, Py_ssize_t j, object error, object evaluation)
+
+
+cdef inline Py_ssize_t size_of(object source) except? -1:
+    """The length of any source, now, or UNKNOWN."""
+    if type(source) is list:
+        return PyList_GET_SIZE(source)
+    if isinstance(source, View):
+        return (<View>source).size()
+    if type(source) is tuple:
+        return PyTuple_GET_SIZE(source)
+    return foreign_size(source)
+
+
+cdef inline object read(object source, Py_ssize_t j):
+    """source[j], for j >= 0. The caller's formula keeps j within a view's size; other sources check it."""
+    if type(source) is list:
+        return (<list>source)[j]  # an owned reference at once; without a GIL Cython makes it PyList_GetItemRef
+    if isinstance(source, View):
+        return (<View>source).item(j)
+    if type(source) is tuple:
+        return (<tuple>source)[j]
+    return foreign_item(source, j)
+
+
+cdef object pull_with_care(View stage, Py_ssize_t i, object source, Py_ssize_t j)
+
+
+cdef inline object pull(View stage, Py_ssize_t i, object source, Py_ssize_t j):
+    """source[j], which the stage needs for its item i; errors become the stage's."""
+    if type(source) is list and j < PyList_GET_SIZE(source):
+        return (<list>source)[j]  # an owned reference at once; without a GIL Cython makes it PyList_GetItemRef
+    return pull_with_care(stage, i, source, j)

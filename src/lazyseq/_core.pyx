@@ -1,0 +1,1404 @@
+# cython: language_level=3, auto_pickle=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The view, one final class for each operation, and the cache.
+
+Everything here trusts its caller: arguments are checked, defaulted and documented in the topic modules
+(mapping, indexing, shape, buffering). Iterators stand beside the view that they iterate.
+
+Threads: a view's fields are set when it is made and never change, so views may be read from any number of threads,
+with and without a GIL; a class that departs from this says what guards what.
+"""
+
+cimport cython
+from cpython.list cimport PyList_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyObject, PyObject_SetItem
+from libc.stdint cimport int64_t
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from operator import index as as_index
+from sys import _getframe
+from threading import RLock
+from _thread import allocate_lock, get_ident
+
+import numpy
+
+from .errors import EvaluationError, seterr
+
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+    bint PyLong_CheckExact(object)
+    bint PyIndex_Check(object)
+    Py_ssize_t PyLong_AsSsize_t(object) except? -1
+    Py_ssize_t PyNumber_AsSsize_t(object, object error) except? -1
+    Py_ssize_t PyObject_Size(object) except -1
+    bint PySequence_Check(object)
+    object PySequence_GetItem(object, Py_ssize_t)
+    int PySlice_Unpack(object, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1
+    Py_ssize_t PySlice_AdjustIndices(Py_ssize_t size, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t step)
+    void PyException_SetCause(object, PyObject *stolen)
+    void Py_INCREF(object)
+    int Py_EnterRecursiveCall(const char *) except -1
+    void Py_LeaveRecursiveCall()
+    PyObject *PyObject_CallOneArg(PyObject *, PyObject *)
+    ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject **, size_t, PyObject *)
+    vectorcallfunc PyVectorcall_Function(object)
+    size_t PY_VECTORCALL_ARGUMENTS_OFFSET
+
+    ctypedef struct PyCodeObject
+    int PyCode_Addr2Line(PyCodeObject *, int)
+
+cdef extern from *:
+    """
+    /* A reference that C code handed to us, as one that Cython counts. */
+    #define owned(reference) (reference)
+
+    /* The value of an int of one digit, which is most; negative for others, which take the long way. */
+    static inline Py_ssize_t small_int(PyObject *key)
+    {
+    #if PY_VERSION_HEX >= 0x030C0000
+        return PyUnstable_Long_IsCompact((PyLongObject *)key) ? PyUnstable_Long_CompactValue((PyLongObject *)key) : -1;
+    #else
+        return Py_SIZE(key) == 1 ? (Py_ssize_t)((PyLongObject *)key)->ob_digit[0] : Py_SIZE(key) == 0 ? 0 : -1;
+    #endif
+    }
+    """
+    object owned(PyObject *reference)
+    Py_ssize_t small_int(object key)
+
+cdef object MISSING = object()
+cdef enum:
+    MAX_DEPTH = 1000
+
+
+# ---- Where a view was made ------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Site:
+    """Where a view was made: the first caller outside this package.
+
+    It keeps the code object and the offset of the instruction, never the frame, which would keep the caller's data
+    alive; the line is worked out when shown.
+    """
+
+    def __init__(self, code, Py_ssize_t where):
+        self.code = code
+        self.where = where
+
+    def place(self):
+        """The file's name and the line."""
+        if isinstance(self.code, str):
+            return self.code, self.where
+        return self.code.co_filename, PyCode_Addr2Line(<PyCodeObject *>self.code, <int>self.where)
+
+    def __str__(self):
+        return "%s:%d" % self.place()
+
+    def __reduce__(self):
+        return Site, self.place()
+
+
+cdef Site here():
+    """The site of the innermost frame outside this package."""
+    cdef Site site = Site.__new__(Site)
+    frame = _getframe()
+    while frame.f_globals.get("__package__") == "lazyseq" and frame.f_back is not None:
+        frame = frame.f_back
+    site.code, site.where = frame.f_code, frame.f_lasti
+    return site
+
+
+# ---- Errors ---------------------------------------------------------------------------------------------------------
+
+
+cdef object stage_error(View stage, Py_ssize_t i, object error, object evaluation):
+    """What to raise when `error` came out of the evaluation of the stage's item i.
+
+    Wrapped once, by the innermost stage; the stages further out add a note. Wrapping also keeps a StopIteration or
+    an IndexError of user code from ending somebody's loop; where it is off, these become RuntimeErrors. `evaluation`
+    is seterr's word.
+    """
+    cdef bint passthrough = evaluation == "passthrough"
+    if isinstance(error, EvaluationError) and error.index is not None:
+        if not passthrough:
+            error.add_note(f"while evaluating item {i} of {stage.label()} made at {stage.site}")
+        return error
+    if not isinstance(error, Exception):
+        return error
+    if not passthrough:
+        wrapped = EvaluationError(f"failed to evaluate item {i} of {stage.label()} made at {stage.site}",
+                                  index=i, stage=f"{stage.label()} at {stage.site}")
+    elif isinstance(error, StopIteration) or (isinstance(error, IndexError) and stage.size() == UNKNOWN):
+        wrapped = RuntimeError(f"item {i} of {stage.label()} raised {type(error).__name__}")
+    else:
+        return error
+    Py_INCREF(error)
+    PyException_SetCause(wrapped, <PyObject *>error)
+    return wrapped
+
+
+cdef int fail() except -1:
+    return -1
+
+
+cdef object taken_error():
+    """The exception that a C function has set, which is no longer set."""
+    try:
+        fail()
+    except BaseException as error:
+        return error
+
+
+cdef object function_error(View stage, Py_ssize_t i, object error):
+    """What to raise when the stage's own function raised `error` for item i."""
+    return stage_error(stage, i, error, seterr())
+
+
+cdef object source_error(View stage, Py_ssize_t i, object source, Py_ssize_t j, object error, object evaluation):
+    """What to raise when reading source[j] for the stage's item i raised `error`."""
+    cdef Py_ssize_t size
+    if isinstance(error, IndexError):
+        # The end of a source, known or not, is no failure of an item. A view's own IndexError is always an end:
+        # those of user functions were wrapped further in, unless the user has asked for them.
+        if isinstance(source, View):
+            return error
+        size = foreign_size(source)
+        if size == UNKNOWN or j >= size:
+            return error
+    return stage_error(stage, i, error, evaluation)
+
+
+# ---- Sources that are no views --------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t foreign_size(object source) except? -1:
+    try:
+        return PyObject_Size(source)
+    except TypeError:  # as operator.length_hint has it: no length, or none at the moment
+        return UNKNOWN
+
+
+cdef object pull_with_care(View stage, Py_ssize_t i, object source, Py_ssize_t j):
+    try:
+        return read(source, j)
+    except BaseException as error:
+        raise source_error(stage, i, source, j, error, seterr())
+
+
+cdef object foreign_item(object source, Py_ssize_t i):
+    if PySequence_Check(source):
+        return PySequence_GetItem(source, i)
+    return source[i]
+
+
+cdef int store(object source, Py_ssize_t i, object value) except -1:
+    """source[i] = value."""
+    if isinstance(source, View):
+        (<View>source).assign(i, value)
+    else:
+        PyObject_SetItem(source, i, value)
+    return 0
+
+
+cdef list pull_many(View stage, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """[source[j] for j in indices], asking a view once."""
+    cdef Py_ssize_t k
+    if isinstance(source, View):
+        return (<View>source).items(indices, n)
+    return [pull(stage, indices[k], source, indices[k]) for k in range(n)]
+
+
+cdef Py_ssize_t grain_of(object source) except -1:
+    return (<View>source).grain() if isinstance(source, View) else 1
+
+
+def length(source):
+    """len(source), or None for a source without a length."""
+    cdef Py_ssize_t n = size_of(source)
+    return None if n == UNKNOWN else n
+
+
+cdef inline bint within_size(Py_ssize_t i, Py_ssize_t n):
+    """Whether an i >= 0 is below n, or n is UNKNOWN: unsigned, the only negative size is beyond every index."""
+    return <size_t>i < <size_t>n
+
+
+# ---- The view -------------------------------------------------------------------------------------------------------
+
+
+cdef class View:
+    """A lazy sequence: it computes items when they are asked for, and keeps none.
+
+    The contract for those who write one; whatever is not named here exists once, in this class:
+
+    1. `item(i)` is the item, for 0 <= i < size, or for any i >= 0 when the size is unknown; there, an IndexError
+       says that the sequence ends before i. Memory of its own it guards itself: a size may change meanwhile.
+    2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap.
+    3. `items(indices, n)` is many items at once, for views that can share work between them; `block` the same as
+       one fresh array, or None.
+    4. `assign(i, value)` where the formula can be inverted.
+    5. `iterate()` is an iterator that may beat item-by-item reads, but yields the same, and that can go on with
+       the next item after an error.
+    6. `grain()` is how many consecutive items share one evaluation. Views that keep order and alignment pass
+       their child's on.
+    7. `label()` names the operation, `sources()` what it reads; `__reduce__` ends with `self.site`.
+    """
+
+    def __cinit__(self, *args, **kwargs):
+        self.site = here()
+
+    cdef object item(self, Py_ssize_t i):
+        raise NotImplementedError
+
+    cdef Py_ssize_t size(self) except? -1:
+        raise NotImplementedError
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        return [self.item(indices[k]) for k in range(n)]
+
+    cdef object block(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return None
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        raise TypeError(f"{self.label()} does not support item assignment")
+
+    cdef Py_ssize_t grain(self) except -1:
+        return 1
+
+    cdef object iterate(self):
+        return ViewIterator(self)
+
+    cdef str label(self):
+        return type(self).__name__.lower()
+
+    cdef tuple sources(self):
+        raise NotImplementedError
+
+    @cython.final
+    cdef int go_under(self, object source) except -1:
+        """Count the views below; every read goes down all of them on the C stack, which must not run out."""
+        if isinstance(source, View) and self.depth <= (<View>source).depth:
+            self.depth = (<View>source).depth + 1
+            if self.depth > MAX_DEPTH:
+                raise RecursionError(f"{self.label()}: more than {MAX_DEPTH} views, each over the one before")
+        return 0
+
+    def __setstate__(self, Site site):
+        self.site = site
+
+    @property
+    def children(self):
+        """What this view reads directly, as a tuple."""
+        return self.sources()
+
+    def __len__(self):
+        cdef Py_ssize_t n = self.size()
+        if n == UNKNOWN:
+            raise TypeError(f"{self.label()} has no length: that of its source is unknown or unbounded")
+        return n
+
+    def __getitem__(self, key):
+        cdef Py_ssize_t i
+        if PyLong_CheckExact(key):
+            i = small_int(key)
+            if i >= 0 and within_size(i, self.size()):
+                return self.item(i)
+        elif isinstance(key, slice):
+            return slice_of(self, key)
+        elif not is_integer(key):
+            return gather_of(self, select(self, key))
+        return self.item(self.position(as_index(key)))
+
+    def __setitem__(self, key, value):
+        cdef View part
+        cdef list values
+        cdef Py_ssize_t n
+        if is_integer(key):
+            self.assign(self.position(as_index(key)), value)
+            return
+        part = slice_of(self, key) if isinstance(key, slice) else gather_of(self, select(self, key))
+        values = list(value)
+        n = part.size()
+        if n != len(values):
+            raise ValueError(f"{self.label()} only supports one-to-one assignment: "
+                             f"{len(values)} values for {'unboundedly many' if n == UNKNOWN else n} items")
+        for i, value in enumerate(values):
+            part.assign(i, value)
+
+    def __delitem__(self, key):
+        raise TypeError(f"{self.label()} does not support item deletion")
+
+    @cython.final
+    cdef Py_ssize_t position(self, object key) except -1:
+        """The item that an int means, from either end."""
+        cdef Py_ssize_t n = self.size()
+        cdef Py_ssize_t i = PyNumber_AsSsize_t(key, IndexError)
+        cdef Py_ssize_t from_start = i
+        if i < 0:
+            if n == UNKNOWN:
+                raise IndexError(f"{self.label()} index {i} counts from the end, but the length is unknown")
+            from_start += n
+        if from_start < 0 or (from_start >= n and n != UNKNOWN):
+            raise IndexError(f"{self.label()} index {i} is out of range for {n} items")
+        return from_start
+
+    def __iter__(self):
+        return self.iterate()
+
+    def __reversed__(self):
+        return iter(self[::-1])
+
+    def __contains__(self, value):
+        for item in self:
+            if item is value or item == value:
+                return True
+        return False
+
+    def index(self, value, start=0, stop=None):
+        """Return the first index of the value, within start and stop as a slice has them; ValueError if absent."""
+        cdef Py_ssize_t i
+        if stop is None and self.size() == UNKNOWN:
+            i = start
+            part = self[start:]
+        else:
+            i = slice(start, stop).indices(len(self))[0]
+            part = self[start:stop]
+        for item in part:
+            if item is value or item == value:
+                return i
+            i += 1
+        raise ValueError(f"{value!r} is not in {self.label()}")
+
+    def count(self, value):
+        """Return how many items equal the value."""
+        return sum(1 for item in self if item is value or item == value)
+
+    def __array__(self, dtype=None, copy=None):
+        if copy is False:
+            raise ValueError(f"{self.label()} computes its items: an array of them is always a copy")
+        return numpy.array(list(self), dtype=dtype)
+
+    def __repr__(self):
+        try:
+            n = self.size()
+            items = "unknown length" if n == UNKNOWN else f"{n} item{'' if n == 1 else 's'}"
+        except Exception as error:  # a repr is for those who look for the error
+            items = f"a length that raises {type(error).__name__}"
+        return f"<lazyseq {self.label()} of {items}>"
+
+
+Sequence.register(View)
+
+
+@cython.final
+cdef class ViewIterator:
+    """Any view, index by index."""
+    cdef View view
+    cdef Py_ssize_t i
+
+    def __init__(self, View view):
+        self.view = view
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t i = self.i, n
+        if self.view is None:
+            raise StopIteration
+        n = self.view.size()
+        if i >= n and n != UNKNOWN:
+            self.view = None
+            raise StopIteration
+        self.i = i + 1
+        if n != UNKNOWN:
+            return self.view.item(i)
+        try:
+            return self.view.item(i)
+        except IndexError:
+            self.view = None
+        raise StopIteration
+
+
+# ---- Indices --------------------------------------------------------------------------------------------------------
+
+
+cdef bint is_integer(object key):
+    """Whether key means one item; arrays have an __index__ too, to refuse it unless they hold one number."""
+    return PyLong_CheckExact(key) or (PyIndex_Check(key) and not getattr(key, "ndim", 0))
+
+
+cdef object pack_indices(object indexes, str name):
+    """The form in which a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are."""
+    if not isinstance(indexes, (list, tuple, numpy.ndarray)):
+        if not (hasattr(type(indexes), "__array__") or hasattr(indexes, "typecode")) or isinstance(indexes, View):
+            return indexes
+    array = numpy.asarray(indexes)
+    if array.size == 0 and array.ndim == 1:
+        return numpy.empty(0, numpy.int64)
+    if array.dtype.kind == "O":  # ints beyond int64, or objects with an __index__, or neither
+        try:
+            array = numpy.array([PyNumber_AsSsize_t(i, IndexError) for i in indexes], numpy.int64)
+        except TypeError as error:
+            raise TypeError(f"{name} must hold integers: {error}") from None
+    if array.ndim != 1:
+        raise TypeError(f"{name} must have one dimension, got an array of shape {array.shape}")
+    if array.dtype.kind == "b":
+        raise TypeError(f"{name} must be integers, got booleans: to select by a mask write view[mask]")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {array.dtype} values: {array[:3].tolist()}...")
+    if array.dtype.kind == "u" and array.max() > PY_SSIZE_T_MAX:
+        raise IndexError(f"{name}: {array.max()} is out of range of any sequence")
+    return numpy.ascontiguousarray(array, numpy.int64)
+
+
+cdef object select(View view, object key):
+    """The indices meant by an index array or a boolean mask; TypeError for whatever else stands in brackets."""
+    if isinstance(key, tuple) or not (hasattr(type(key), "__getitem__") and hasattr(type(key), "__len__")):
+        raise TypeError(f"{view.label()} indices must be integers, slices, index arrays or boolean masks, "
+                        f"not {type(key).__name__}: {key!r}")
+    if isinstance(key, list) or getattr(key, "dtype", None) == bool:
+        mask = numpy.asarray(key)
+        if mask.dtype == bool and mask.ndim == 1:
+            if len(mask) != view.size():
+                raise IndexError(f"a mask of {len(mask)} values does not fit the {view!r}")
+            return numpy.flatnonzero(mask)
+    return pack_indices(key, f"{view.label()} indices")
+
+
+# ---- What many views share ------------------------------------------------------------------------------------------
+
+
+cdef class Derived(View):
+    """A view of one source, as long as the source unless it says otherwise."""
+
+    cdef int adopt(self, object source) except -1:
+        self.source = source
+        self.go_under(source)
+        return 0
+
+    cdef Py_ssize_t size(self) except? -1:
+        return size_of(self.source)
+
+    cdef tuple sources(self):
+        return (self.source,)
+
+
+cdef class Joined(View):
+    """A view of several sources, as long as the shortest unless it says otherwise; unknown lengths are unbounded."""
+
+    cdef int adopt(self, tuple parts) except -1:
+        self.parts = parts
+        for part in parts:
+            self.go_under(part)
+        return 0
+
+    @property
+    def sequences(self):
+        """The sources, as a list."""
+        return list(self.parts)
+
+    cdef Py_ssize_t size(self) except? -1:
+        cdef Py_ssize_t size, n = UNKNOWN
+        for source in self.parts:
+            size = size_of(source)
+            if n == UNKNOWN or (size < n and size != UNKNOWN):
+                n = size
+        return n
+
+    cdef Py_ssize_t grain(self) except -1:
+        """Runs of the largest keep all together, where one is a multiple of the other."""
+        cdef Py_ssize_t grain = 1
+        for source in self.parts:
+            grain = max(grain, grain_of(source))
+        return grain
+
+    cdef tuple sources(self):
+        return self.parts
+
+
+# ---- Slice ----------------------------------------------------------------------------------------------------------
+
+
+cdef View slice_of(View source, object key):
+    """source[start:stop:step], a slice of a slice being one slice."""
+    cdef Py_ssize_t start, stop, step, n = source.size(), count = UNKNOWN
+    cdef Slice inner
+    PySlice_Unpack(key, &start, &stop, &step)
+    if n != UNKNOWN:
+        count = PySlice_AdjustIndices(n, &start, &stop, step)
+    elif start < 0 or stop < 0 or step < 0:
+        raise IndexError(f"{source.label()} slice {key} counts from the end, but the length is unknown")
+    elif key.stop is not None:
+        count = 0 if stop <= start else (stop - start - 1) // step + 1
+    if 0 <= count <= 1:
+        step = 1  # the product of two steps below stays within the sequence, unless nobody takes a step
+    if type(source) is Slice:
+        inner = source
+        return Slice(inner.source, inner.start + start * inner.step if count else 0, inner.step * step, count)
+    return Slice(source, start, step, count)
+
+
+@cython.final
+cdef class Slice(Derived):
+    """slice[i] = source[start + i * step]"""
+    cdef Py_ssize_t start, step, n
+
+    def __init__(self, source, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n):
+        self.start, self.step, self.n = start, step, n
+        self.adopt(source)
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.source, self.start + i * self.step)
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.n
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
+        for k in range(n):
+            mapped[k] = self.start + indices[k] * self.step
+        return pull_many(self, self.source, &mapped[0] if n else NULL, n)
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, self.start + i * self.step, value)
+
+    cdef Py_ssize_t grain(self) except -1:
+        cdef Py_ssize_t grain = grain_of(self.source)
+        return grain if self.step == 1 and self.start % grain == 0 else 1
+
+    cdef str label(self):
+        return "slice"
+
+    def __reduce__(self):
+        return Slice, (self.source, self.start, self.step, self.n), self.site
+
+
+# ---- Smap -----------------------------------------------------------------------------------------------------------
+
+
+cdef str name_of(object f):
+    return getattr(f, "__name__", None) or type(f).__name__
+
+
+@cython.final
+cdef class Smap(Derived):
+    """smap[i] = f(source[i])"""
+    cdef readonly object f
+    cdef vectorcallfunc call  # f's own, or NULL: saves the interpreter's way round
+
+    def __init__(self, f, source):
+        self.f = f
+        self.adopt(source)
+        self.call = PyVectorcall_Function(f)
+
+    @property
+    def sequences(self):
+        return [self.source]
+
+    cdef object item(self, Py_ssize_t i):
+        return self.apply(i, pull(self, i, self.source, i))
+
+    cdef inline object apply(self, Py_ssize_t i, object value):
+        cdef PyObject *arguments[2]
+        cdef PyObject *result
+        if self.call != NULL:
+            arguments[1] = <PyObject *>value
+            result = self.call(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        else:
+            result = PyObject_CallOneArg(<PyObject *>self.f, <PyObject *>value)
+        if result == NULL:
+            raise function_error(self, i, taken_error())
+        return owned(result)
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list values = pull_many(self, self.source, indices, n)
+        return [self.apply(indices[k], values[k]) for k in range(n)]
+
+    cdef Py_ssize_t grain(self) except -1:
+        return grain_of(self.source)
+
+    cdef object iterate(self):
+        return SmapIterator(self) if isinstance(self.source, View) else ViewIterator(self)
+
+    cdef str label(self):
+        return f"smap({name_of(self.f)})"
+
+    def __reduce__(self):
+        return Smap, (self.f, self.source), self.site
+
+
+@cython.final
+cdef class SmapIterator:
+    """An smap over a view, through the view's own iterator, which may know a faster way."""
+    cdef Smap view
+    cdef object values
+    cdef Py_ssize_t i
+
+    def __init__(self, Smap view):
+        self.view = view
+        self.values = (<View>view.source).iterate()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t i = self.i
+        try:
+            value = next(self.values)
+        except StopIteration:
+            raise
+        except BaseException as error:
+            self.i += 1
+            raise source_error(self.view, i, self.view.source, i, error, seterr())
+        self.i += 1
+        return self.view.apply(i, value)
+
+
+@cython.final
+cdef class SmapN(Joined):
+    """smap[i] = f(sequences[0][i], sequences[1][i], ...)"""
+    cdef readonly object f
+
+    def __init__(self, f, tuple parts):
+        self.f = f
+        self.adopt(parts)
+
+    cdef object item(self, Py_ssize_t i):
+        arguments = [pull(self, i, source, i) for source in self.parts]
+        return self.apply(i, arguments)
+
+    cdef object apply(self, Py_ssize_t i, object arguments):
+        try:
+            return self.f(*arguments)
+        except BaseException as error:
+            raise function_error(self, i, error)
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        rows = zip(*[pull_many(self, source, indices, n) for source in self.parts])
+        return [self.apply(indices[k], row) for k, row in enumerate(rows)]
+
+    cdef str label(self):
+        return f"smap({name_of(self.f)})"
+
+    def __reduce__(self):
+        return SmapN, (self.f, self.parts), self.site
+
+
+@cython.final
+cdef class Starmap(Derived):
+    """starmap[i] = f(*source[i])"""
+    cdef readonly object f
+
+    def __init__(self, f, source):
+        self.f = f
+        self.adopt(source)
+
+    @property
+    def sequences(self):
+        return [self.source]
+
+    cdef object item(self, Py_ssize_t i):
+        return self.apply(i, pull(self, i, self.source, i))
+
+    cdef object apply(self, Py_ssize_t i, object arguments):
+        try:
+            return self.f(*arguments)
+        except BaseException as error:
+            raise function_error(self, i, error)
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list rows = pull_many(self, self.source, indices, n)
+        return [self.apply(indices[k], rows[k]) for k in range(n)]
+
+    cdef Py_ssize_t grain(self) except -1:
+        return grain_of(self.source)
+
+    cdef str label(self):
+        return f"starmap({name_of(self.f)})"
+
+    def __reduce__(self):
+        return Starmap, (self.f, self.source), self.site
+
+
+# ---- Gather ---------------------------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t within(View stage, object source, Py_ssize_t j) except -1:
+    """The item of the source that j means, from either end."""
+    cdef Py_ssize_t n = size_of(source)
+    cdef Py_ssize_t i = j
+    if i < 0 and n != UNKNOWN:
+        i += n
+    if i < 0 or (i >= n and n != UNKNOWN):
+        size = "a source of unknown length" if n == UNKNOWN else f"the {n} items of its source"
+        raise IndexError(f"{stage.label()}: index {j} is out of range for {size}")
+    return i
+
+
+def gather(source, indexes):
+    """The view behind lazyseq.gather, from a checked source."""
+    return gather_of(source, pack_indices(indexes, "gather: indexes"))
+
+
+cdef View gather_of(object source, object indices):
+    """The view of source at the given (packed) indices."""
+    if isinstance(indices, numpy.ndarray):
+        return Gather(source, indices)
+    return LazyGather(source, indices)
+
+
+@cython.final
+cdef class Gather(Derived):
+    """gather[i] = source[indexes[i]], the indexes in an int64 buffer"""
+    cdef const int64_t[::1] packed
+
+    def __init__(self, source, packed):
+        self.packed = packed
+        self.adopt(source)
+
+    @property
+    def indexes(self):
+        return numpy.asarray(self.packed).tolist()
+
+    cdef Py_ssize_t target(self, Py_ssize_t i) except -1:
+        if i >= self.packed.shape[0]:
+            raise IndexError(f"gather index {i} is out of range for {self.packed.shape[0]} items")
+        return within(self, self.source, self.packed[i])
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.source, self.target(i))
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.packed.shape[0]
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
+        for k in range(n):
+            mapped[k] = self.target(indices[k])
+        return pull_many(self, self.source, &mapped[0] if n else NULL, n)
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, self.target(i), value)
+
+    def __reduce__(self):
+        return Gather, (self.source, numpy.asarray(self.packed)), self.site
+
+
+@cython.final
+cdef class LazyGather(Derived):
+    """gather[i] = source[indexes[i]], the indexes read when needed"""
+    cdef object lazy
+
+    def __init__(self, source, lazy):
+        self.lazy = lazy
+        self.adopt(source)
+        self.go_under(lazy)
+
+    @property
+    def indexes(self):
+        return list(self.lazy)
+
+    cdef Py_ssize_t target(self, Py_ssize_t i) except -1:
+        index = pull(self, i, self.lazy, i)
+        if not is_integer(index):
+            raise function_error(self, i, TypeError(f"gather: indexes must be integers, got {index!r}"))
+        return within(self, self.source, PyNumber_AsSsize_t(index, IndexError))
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.source, self.target(i))
+
+    cdef Py_ssize_t size(self) except? -1:
+        return size_of(self.lazy)
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, self.target(i), value)
+
+    cdef str label(self):
+        return "gather"
+
+    def __reduce__(self):
+        return LazyGather, (self.source, self.lazy), self.site
+
+
+# ---- Concatenate ----------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Concatenate(Joined):
+    """concat[i] = parts[k][i - offset[k]], k = bisect(offset, i)
+
+    Lengths are taken when it is made: a part that grows shows nothing more, one that shrinks gives IndexErrors. The
+    last part may be of unknown length.
+    """
+    cdef Py_ssize_t *offsets  # where each part begins
+    cdef Py_ssize_t n
+
+    def __cinit__(self, parts):
+        self.offsets = <Py_ssize_t *>PyMem_Malloc((len(parts) + 1) * sizeof(Py_ssize_t))
+        if self.offsets == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.offsets)
+
+    def __init__(self, tuple parts):
+        cdef Py_ssize_t k, size
+        self.adopt(parts)
+        self.n = 0
+        for k in range(len(parts)):
+            self.offsets[k] = self.n
+            size = size_of(parts[k])
+            if size == UNKNOWN:
+                if k < len(parts) - 1:
+                    raise TypeError(f"concatenate: sequences[{k}] has no length, which only the last one may lack, "
+                                    f"got {type(parts[k]).__name__}")
+                self.n = UNKNOWN
+            elif size > PY_SSIZE_T_MAX - self.n:
+                raise OverflowError(f"concatenate: the sequences hold more than {PY_SSIZE_T_MAX} items")
+            else:
+                self.n += size
+
+    cdef Py_ssize_t part_of(self, Py_ssize_t i) noexcept:
+        """The last part that begins at or before i, by bisection; empty parts before it begin there too."""
+        cdef Py_ssize_t low = 0, half, n = len(self.parts)
+        while n > 1:
+            half = n >> 1
+            if self.offsets[low + half] <= i:
+                low += half
+            n -= half
+        return low
+
+    cdef object item(self, Py_ssize_t i):
+        cdef Py_ssize_t k = self.part_of(i)
+        return pull(self, i, self.parts[k], i - self.offsets[k])
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.n
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        cdef Py_ssize_t k = self.part_of(i)
+        return store(self.parts[k], i - self.offsets[k], value)
+
+    cdef Py_ssize_t grain(self) except -1:
+        cdef Py_ssize_t k, grain = Joined.grain(self)
+        for k in range(len(self.parts)):
+            if self.offsets[k] % grain or grain_of(self.parts[k]) not in (1, grain):
+                return 1
+        return grain
+
+    def __reduce__(self):
+        return Concatenate, (self.parts,), self.site
+
+
+def flattened(sequences):
+    """The sequences, nested concatenations replaced by their parts."""
+    if not any(type(sequence) is Concatenate for sequence in sequences):
+        return sequences
+    parts = []
+    for sequence in sequences:
+        parts.extend((<Concatenate>sequence).parts if type(sequence) is Concatenate else (sequence,))
+    return tuple(parts)
+
+
+# ---- Collate --------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Collate(Joined):
+    """collate[i] = (sequences[0][i], sequences[1][i], ...)"""
+
+    def __init__(self, tuple parts):
+        self.adopt(parts)
+
+    cdef object item(self, Py_ssize_t i):
+        return tuple([pull(self, i, source, i) for source in self.parts])
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return list(zip(*[pull_many(self, source, indices, n) for source in self.parts]))
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        cdef tuple values = tuple(value)
+        if len(values) != len(self.parts):
+            raise ValueError(f"collate: item {i} takes {len(self.parts)} values, got {len(values)}")
+        for source, value in zip(self.parts, values):
+            store(source, i, value)
+        return 0
+
+    def __reduce__(self):
+        return Collate, (self.parts,), self.site
+
+
+# ---- Batch, unbatch -------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Batch(Derived):
+    """batch[i] = collate_fn([source[i * k], ..., source[i * k + k - 1]])"""
+    cdef readonly object pad, collate_fn
+    cdef Py_ssize_t k
+    cdef bint drop_last
+
+    def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
+        self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
+        self.adopt(source)
+
+    cdef Py_ssize_t begin(self, Py_ssize_t i) except -1:
+        """The first item of batch i."""
+        if i > (PY_SSIZE_T_MAX - self.k) // self.k:
+            raise IndexError(f"batch index {i} is out of range")
+        return i * self.k
+
+    cdef object item(self, Py_ssize_t i):
+        cdef Py_ssize_t start = self.begin(i), stop = start + self.k, n = size_of(self.source)
+        cdef list values
+        if n != UNKNOWN:
+            values = self.slice(i, start, min(stop, n))
+        else:
+            values = self.slice_to_end(i, start, stop)
+        if not values or (self.drop_last and len(values) < self.k):
+            raise IndexError(f"batch index {i} is out of range")
+        if self.pad is not None:
+            values += [self.pad] * (self.k - len(values))
+        if self.collate_fn is None:
+            return values
+        try:
+            return self.collate_fn(values)
+        except BaseException as error:
+            raise function_error(self, i, error)
+
+    cdef list slice(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """The items from start to stop, for batch i."""
+        cdef Py_ssize_t j
+        return [pull(self, i, self.source, j) for j in range(start, stop)]
+
+    cdef list slice_to_end(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """The same where the source may end before."""
+        cdef Py_ssize_t j
+        cdef list values = []
+        for j in range(start, stop):
+            try:
+                values.append(pull(self, i, self.source, j))
+            except IndexError:
+                break
+        return values
+
+    cdef Py_ssize_t size(self) except? -1:
+        cdef Py_ssize_t n = size_of(self.source)
+        if n == UNKNOWN:
+            return UNKNOWN
+        return n // self.k + (n % self.k > 0 and not self.drop_last)
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        cdef Py_ssize_t j, start = self.begin(i), count = self.k, n = size_of(self.source)
+        cdef list values = list(value)
+        if n != UNKNOWN:
+            count = min(count, n - start)
+        if len(values) != count and (self.pad is None or len(values) != self.k):
+            raise ValueError(f"batch only supports one-to-one assignment: {len(values)} values for the {count} items "
+                             f"of batch {i}")
+        for j in range(count):
+            store(self.source, start + j, values[j])
+        return 0
+
+    cdef Py_ssize_t grain(self) except -1:
+        cdef Py_ssize_t grain = grain_of(self.source)
+        return grain // self.k if grain % self.k == 0 else 1
+
+    def __reduce__(self):
+        return Batch, (self.source, self.k, self.drop_last, self.pad, self.collate_fn), self.site
+
+
+@cython.final
+cdef class Unbatch(Derived):
+    """unbatch[i] = source[i // k][i % k]"""
+    cdef Py_ssize_t k, last  # the size of the batches, and of the last one
+
+    def __init__(self, source, Py_ssize_t k, Py_ssize_t last):
+        self.k, self.last = k, last
+        self.adopt(source)
+
+    cdef object item(self, Py_ssize_t i):
+        return self.member(i, pull(self, i, self.source, i // self.k))
+
+    cdef inline object member(self, Py_ssize_t i, object batch):
+        """Item i out of its batch."""
+        if type(batch) is list and i % self.k < PyList_GET_SIZE(batch):
+            return (<list>batch)[i % self.k]
+        return self.member_with_care(i, batch)
+
+    cdef object member_with_care(self, Py_ssize_t i, object batch):
+        Py_EnterRecursiveCall(" while reading from a batch")  # the batch may be this very view
+        try:
+            return read(batch, i % self.k)
+        except BaseException as error:
+            raise self.member_error(i, batch, error)
+        finally:
+            Py_LeaveRecursiveCall()
+
+    cdef object member_error(self, Py_ssize_t i, object batch, object error):
+        cdef Py_ssize_t b = i // self.k
+        if isinstance(error, IndexError) and self.size() == UNKNOWN:
+            # Only the last batch may be short, and then it is the end.
+            try:
+                pull(self, i, self.source, b + 1)
+            except IndexError:
+                return error
+        if isinstance(error, IndexError):
+            error = IndexError(f"batch {b} holds {length(batch)} items, which is less than its share of {self.k}")
+        elif isinstance(error, TypeError) and not hasattr(type(batch), "__getitem__"):
+            error = TypeError(f"batch {b} is no sequence but of type {type(batch).__name__}")
+        return function_error(self, i, error)
+
+    cdef Py_ssize_t size(self) except? -1:
+        cdef Py_ssize_t n = size_of(self.source)
+        if n == UNKNOWN or n == 0:
+            return n
+        if n - 1 > (PY_SSIZE_T_MAX - self.last) // self.k:
+            raise OverflowError(f"unbatch: {n} batches of {self.k} items are more than {PY_SSIZE_T_MAX} items")
+        return (n - 1) * self.k + self.last
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """Neighbours in a batch share one read of it."""
+        cdef Py_ssize_t m, b, held = -1
+        cdef object batch = None
+        cdef list values = []
+        for m in range(n):
+            b = indices[m] // self.k
+            if b != held:
+                batch = pull(self, indices[m], self.source, b)
+                held = b
+            values.append(self.member(indices[m], batch))
+        return values
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        """Into the batch; a view's batch may have been made for us, and is written back."""
+        cdef Py_ssize_t b = i // self.k
+        batch = pull(self, i, self.source, b)
+        if isinstance(batch, tuple) and isinstance(self.source, View):
+            batch = list(batch)
+        store(batch, i % self.k, value)
+        if isinstance(self.source, View):
+            store(self.source, b, batch)
+        return 0
+
+    cdef Py_ssize_t grain(self) except -1:
+        cdef Py_ssize_t grain = grain_of(self.source)
+        return self.k * grain if grain <= PY_SSIZE_T_MAX // self.k else 1
+
+    cdef object iterate(self):
+        return UnbatchIterator(self)
+
+    def __reduce__(self):
+        return Unbatch, (self.source, self.k, self.last), self.site
+
+
+@cython.final
+cdef class UnbatchIterator:
+    """The items of an unbatch, reading each batch once."""
+    cdef Unbatch view
+    cdef Py_ssize_t i
+    cdef Py_ssize_t held  # which batch `batch` is, -1: none
+    cdef object batch
+
+    def __init__(self, Unbatch view):
+        self.view = view
+        self.held = -1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Unbatch view = self.view
+        cdef Py_ssize_t i = self.i, n
+        if view is None:
+            raise StopIteration
+        n = view.size()
+        if i < n or n == UNKNOWN:
+            self.i = i + 1
+            try:
+                if i // view.k != self.held:
+                    self.held, self.batch = -1, None
+                    self.batch = pull(view, i, view.source, i // view.k)
+                    self.held = i // view.k
+                return view.member(i, self.batch)
+            except IndexError:
+                if n != UNKNOWN:
+                    raise
+        self.view = self.batch = None
+        raise StopIteration
+
+
+# ---- Cache ----------------------------------------------------------------------------------------------------------
+
+
+cdef class Store:
+    """Where a cache keeps what it has computed: at most `limit` values (-1: any number)."""
+    cdef Py_ssize_t limit
+
+    cdef object lookup(self, object key):
+        """The value, or MISSING."""
+        raise NotImplementedError
+
+    cdef int put(self, object key, object value) except -1:
+        raise NotImplementedError
+
+    cdef int forget(self, object key) except -1:
+        raise NotImplementedError
+
+
+cdef struct Link:
+    Py_ssize_t newer, older  # slots
+
+
+@cython.final
+cdef class RecentStore(Store):
+    """The values that were used last: a table of slots, linked in the order of their last use.
+
+    Slot 0 is empty and closes the circle: older from it is the one used last, newer the one used longest ago.
+
+    Threads: every method is one critical section; nothing in it runs code of the user's (keys are ints, and values
+    die outside), so that a GIL makes it atomic too.
+    """
+    cdef dict slots  # key -> slot
+    cdef list keys, values, free  # by slot, by slot, slots
+    cdef Link *links  # by slot
+    cdef Py_ssize_t room  # how many slots the links have room for
+
+    def __cinit__(self, *args):
+        self.grow(16)
+        self.links[0].newer = self.links[0].older = 0
+
+    def __dealloc__(self):
+        PyMem_Free(self.links)
+
+    def __init__(self, Py_ssize_t limit):
+        self.limit = limit
+        self.slots, self.keys, self.values, self.free = {}, [None], [None], []
+
+    cdef int grow(self, Py_ssize_t room) except -1:
+        cdef Link *links = <Link *>PyMem_Realloc(self.links, room * sizeof(Link))
+        if links == NULL:
+            raise MemoryError
+        self.links, self.room = links, room
+        return 0
+
+    cdef void unlink(self, Py_ssize_t slot) noexcept:
+        cdef Link link = self.links[slot]
+        self.links[link.newer].older = link.older
+        self.links[link.older].newer = link.newer
+
+    cdef void link_newest(self, Py_ssize_t slot) noexcept:
+        cdef Py_ssize_t newest = self.links[0].older
+        self.links[slot].newer, self.links[slot].older = 0, newest
+        self.links[newest].newer = self.links[0].older = slot
+
+    cdef object lookup(self, object key):
+        cdef object value = MISSING
+        cdef Py_ssize_t slot
+        with cython.critical_section(self):
+            found = self.slots.get(key)
+            if found is not None:
+                slot = found
+                value = self.values[slot]
+                self.unlink(slot)
+                self.link_newest(slot)
+        return value
+
+    cdef int put(self, object key, object value) except -1:
+        cdef object dead = None
+        cdef Py_ssize_t slot
+        if self.limit == 0:
+            return 0
+        with cython.critical_section(self):
+            found = self.slots.get(key)
+            if found is not None:
+                slot = found
+                self.unlink(slot)
+            elif len(self.slots) == self.limit:
+                slot = self.links[0].newer
+                self.unlink(slot)
+                del self.slots[self.keys[slot]]
+            elif self.free:
+                slot = self.free.pop()
+            else:
+                slot = len(self.keys)
+                if slot == self.room:
+                    self.grow(2 * slot)
+                self.keys.append(None)
+                self.values.append(None)
+            dead = self.values[slot]
+            self.keys[slot], self.values[slot] = key, value
+            self.slots[key] = slot
+            self.link_newest(slot)
+        return 0
+
+    cdef int forget(self, object key) except -1:
+        cdef object dead = None
+        cdef Py_ssize_t slot
+        with cython.critical_section(self):
+            found = self.slots.pop(key, None)
+            if found is not None:
+                slot = found
+                self.unlink(slot)
+                dead = self.values[slot]
+                self.values[slot] = None
+                self.free.append(slot)
+        return 0
+
+
+@cython.final
+cdef class MappingStore(Store):
+    """A mapping of the user's, used by one thread at a time: few of them are made for more.
+
+    Beyond the limit, what this cache put or used longest ago goes first, then whatever else the mapping holds.
+    """
+    cdef object mapping
+    cdef object used  # keys, the one used last at the end
+    cdef object lock  # guards both; reentrant, for a mapping that reads the cache
+
+    def __init__(self, mapping, Py_ssize_t limit, lock):
+        self.mapping, self.limit, self.lock = mapping, limit, lock
+        self.used = OrderedDict()
+
+    cdef object lookup(self, object key):
+        with self.lock:
+            try:
+                value = self.mapping[key]
+            except KeyError:
+                return MISSING
+            self.used[key] = None
+            self.used.move_to_end(key)
+            return value
+
+    cdef int put(self, object key, object value) except -1:
+        if self.limit == 0:
+            return 0
+        with self.lock:
+            self.mapping[key] = value
+            self.used.pop(key, None)
+            while 0 <= self.limit < len(self.mapping):
+                oldest = self.used.popitem(last=False)[0] if self.used else next(k for k in self.mapping if k != key)
+                self.mapping.pop(oldest, None)
+            self.used[key] = None
+        return 0
+
+    cdef int forget(self, object key) except -1:
+        with self.lock:
+            self.used.pop(key, None)
+            self.mapping.pop(key, None)
+        return 0
+
+
+@cython.final
+cdef class Flight:
+    """One computation that others may wait for.
+
+    Threads: `value` is written by the thread that computes, before it releases `over`, and read after acquiring it.
+    """
+    cdef object over  # a lock, held until the computation has ended
+    cdef object value  # MISSING until it has succeeded
+
+    def __init__(self):
+        self.over = allocate_lock()
+        self.over.acquire()
+        self.value = MISSING
+
+
+@cython.final
+cdef class Cache(Derived):
+    """cache[i] = source[i], computed once while it is kept
+
+    One thread computes a key while the others that want it wait; other keys go on. A thread that is computing never
+    waits: two items that read each other's keys from two threads would wait for ever.
+
+    Threads: `flights`, `computing` and `writes` change only in critical sections that run no code of the user's and
+    so are atomic under a GIL as well; nothing is held while an item is computed or a mapping of the user's is asked.
+    """
+    cdef readonly object cache_size, cache  # as add_cache was given them
+    cdef Store store
+    cdef dict flights  # key -> Flight
+    cdef dict computing  # thread -> the keys that it computes, outermost first
+    cdef Py_ssize_t writes  # counts assignments: a value computed across one may be stale
+
+    def __init__(self, source, cache_size, cache, Store store):
+        self.cache_size, self.cache, self.store = cache_size, cache, store
+        self.adopt(source)
+        self.flights, self.computing = {}, {}
+
+    cdef object item(self, Py_ssize_t i):
+        value = self.store.lookup(i)
+        return value if value is not MISSING else self.miss(i)
+
+    cdef object miss(self, Py_ssize_t i):
+        """Compute the item, or wait for the thread that does; a waiter whose computer failed computes itself."""
+        cdef object thread = get_ident(), key = i
+        cdef Flight flight, mine
+        cdef list keys, new_keys
+        while True:
+            mine, new_keys = Flight(), []  # made outside: allocating may run finalizers
+            with cython.critical_section(self):
+                keys = self.computing.get(thread)
+                flight = self.flights.get(key)
+                if keys is None and flight is None:
+                    self.computing[thread] = keys = new_keys
+                    self.flights[key] = mine
+            if flight is None or keys is not None:
+                break
+            with flight.over:
+                pass
+            if flight.value is not MISSING:
+                return flight.value
+        if keys is not new_keys and key in keys:
+            raise RuntimeError(f"cache: item {i} reads itself")
+        return self.compute(i, keys, mine)
+
+    cdef object compute(self, Py_ssize_t i, list keys, Flight mine):
+        cdef object key = i, thread = get_ident(), value = MISSING
+        cdef Py_ssize_t writes = self.writes
+        keys.append(key)  # a thread's list is its own
+        try:
+            value = self.store.lookup(key)  # it may have landed between our look and our take-off
+            if value is MISSING:
+                value = pull(self, i, self.source, i)
+                self.store.put(key, value)
+                if writes != self.writes:
+                    self.store.forget(key)
+            mine.value = value
+            return value
+        finally:
+            keys.pop()
+            with cython.critical_section(self):
+                if not keys:
+                    del self.computing[thread]
+                if self.flights.get(key) is mine:
+                    del self.flights[key]
+            mine.over.release()
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        """Write to the source, and forget what was computed or is being computed from the old value."""
+        store(self.source, i, value)
+        with cython.critical_section(self):
+            self.writes += 1
+            self.flights.pop(i, None)
+        return self.store.forget(i)
+
+    cdef Py_ssize_t grain(self) except -1:
+        return grain_of(self.source)
+
+    def __reduce__(self):
+        return add_cache, (self.source, self.cache_size, self.cache), self.site
+
+
+def add_cache(source, cache_size, cache):
+    """The view behind lazyseq.add_cache, from checked arguments; pickles come here too."""
+    cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
+    store = RecentStore(limit) if cache is None else MappingStore(cache, limit, RLock())
+    return Cache(source, cache_size, cache, store)

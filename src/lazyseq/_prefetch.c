@@ -1,0 +1,521 @@
+/* The ring's protocol. _prefetch.h says what each function promises; here is why it holds.
+ *
+ * A slot is described by one 64-bit word {generation:48 | owner:12 | state:4} that goes round
+ *
+ *   OWNED --E1--> TODO --E2--> CLAIMED --E3--> WRITING --E4--> DONE --E5--> OWNED
+ *                   \_____E6______/ `-> OWNED (the reader cancels)
+ *
+ *   field                 written by                 read by
+ *   slot.word             reader E1 E5 E6,           everyone
+ *                         the claiming worker E2-E4
+ *   slot.index .count     reader, before E1          workers after E2, the reader
+ *     .position
+ *   slot.result           the worker in WRITING      the reader after E5
+ *   slot.generation       reader                     reader
+ *   ring.head .tail       reader                     reader
+ *   ring.first            reader, a copy of head     workers: where a full scan starts
+ *   ring.frontier         reader E9, a copy of tail  workers: where a scan ends
+ *   ring.hint             workers                    workers: where to look first
+ *   ring.wanted           reader E8, a worker        workers E8
+ *   ring.asleep           workers E9, the reader     reader E9
+ *   worker.asleep         that worker, the reader    both
+ *
+ * Invariants: 0 <= tail - head <= capacity <= slots; frontier is tail after a flush; a slot outside [head, tail) is
+ * OWNED; a worker in WRITING is the slot's only writer, since E3 and E6 are compare-and-swaps of one word and the
+ * generation rises at every E1, so that no claim of an earlier assignment ever matches.
+ *
+ * A claim is a compare-and-swap on the slot rather than a ticket from a counter: a ticket is lost with a worker that
+ * dies holding it. Positions only grow, also when the reader jumps (it cancels all and goes on at the tail), so
+ * a stale hint costs a look and never an item.
+ *
+ * Wrap-around: positions are free-running and only ever compared by subtraction; slots is a power of two, so that
+ * position -> slot is continuous over the wrap. A generation wraps after 2^48 assignments of one slot; to be mistaken,
+ * a worker would have to sit on a claim meanwhile.
+ *
+ * Labels: each E<n> stands on exactly the two sides that meet.
+ */
+#define _GNU_SOURCE /* syscall() */
+#include "_prefetch.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include <time.h>
+#if defined(__linux__) && !defined(LZS_PARK_WITH_PTHREAD)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#else
+#include <pthread.h>
+#endif
+
+/* ---- Parking: one waiter, any number of wakers ------------------------------------------------------------------ */
+
+enum { EMPTY, PARKED, NOTIFIED };
+
+/* A notification sent to somebody awake is kept, so none is lost between the last look and the wait. */
+typedef struct {
+    _Atomic uint32_t word;
+#if !defined(__linux__) || defined(LZS_PARK_WITH_PTHREAD)
+    pthread_mutex_t mutex;
+    pthread_cond_t condition;
+#endif
+} parker;
+
+#if defined(__linux__) && !defined(LZS_PARK_WITH_PTHREAD)
+
+static int parker_init(parker *p)
+{
+    atomic_init(&p->word, EMPTY);
+    return 0;
+}
+
+static void parker_fini(parker *p)
+{
+    (void)p;
+}
+
+/* Sleep until notified or for timeout_ms (-1: for ever); may also return for no reason. */
+static void park(parker *p, int timeout_ms)
+{
+    uint32_t expected = EMPTY;
+    struct timespec timeout = {timeout_ms / 1000, (timeout_ms % 1000) * 1000000L};
+    /* P1 acq_rel <- P2: what the waker did before is visible when it had come first. */
+    if (atomic_compare_exchange_strong_explicit(&p->word, &expected, PARKED, memory_order_acq_rel,
+                                                memory_order_acquire))
+        syscall(SYS_futex, &p->word, FUTEX_WAIT_PRIVATE, PARKED, timeout_ms < 0 ? NULL : &timeout, NULL, 0);
+    /* P1 acquire <- P2, as above, for one that came during the sleep. */
+    atomic_exchange_explicit(&p->word, EMPTY, memory_order_acq_rel);
+}
+
+static void unpark(parker *p)
+{
+    /* P2 release -> P1. The kernel is called only if somebody sleeps. */
+    if (atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_acq_rel) == PARKED)
+        syscall(SYS_futex, &p->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+#else /* the same with a mutex and a condition, where there is no futex */
+
+static int parker_init(parker *p)
+{
+    atomic_init(&p->word, EMPTY);
+    if (pthread_mutex_init(&p->mutex, NULL))
+        return -1;
+    if (pthread_cond_init(&p->condition, NULL)) {
+        pthread_mutex_destroy(&p->mutex);
+        return -1;
+    }
+    return 0;
+}
+
+static void parker_fini(parker *p)
+{
+    pthread_cond_destroy(&p->condition);
+    pthread_mutex_destroy(&p->mutex);
+}
+
+static void park(parker *p, int timeout_ms)
+{
+    /* The mutex orders every access here: relaxed will do. */
+    pthread_mutex_lock(&p->mutex);
+    if (atomic_load_explicit(&p->word, memory_order_relaxed) == EMPTY) {
+        atomic_store_explicit(&p->word, PARKED, memory_order_relaxed);
+        if (timeout_ms < 0) {
+            pthread_cond_wait(&p->condition, &p->mutex);
+        } else {
+            struct timespec until;
+            timespec_get(&until, TIME_UTC);
+            until.tv_sec += timeout_ms / 1000;
+            until.tv_nsec += (timeout_ms % 1000) * 1000000L;
+            if (until.tv_nsec >= 1000000000L) {
+                until.tv_sec += 1;
+                until.tv_nsec -= 1000000000L;
+            }
+            pthread_cond_timedwait(&p->condition, &p->mutex, &until);
+        }
+    }
+    atomic_store_explicit(&p->word, EMPTY, memory_order_relaxed);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+static void unpark(parker *p)
+{
+    pthread_mutex_lock(&p->mutex);
+    if (atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_relaxed) == PARKED)
+        pthread_cond_signal(&p->condition);
+    pthread_mutex_unlock(&p->mutex);
+}
+
+#endif
+
+/* ---- The ring --------------------------------------------------------------------------------------------------- */
+
+enum { OWNED, TODO, CLAIMED, WRITING, DONE };
+
+#define CACHE_LINE 64
+#define GENERATION_MASK ((UINT64_C(1) << 48) - 1)
+
+typedef struct {
+    _Alignas(CACHE_LINE) _Atomic uint64_t word;
+    /* Atomics: a worker whose claim was cancelled may read them while the reader assigns the slot anew. */
+    _Atomic int64_t index;
+    _Atomic int64_t count;
+    _Atomic uint64_t position;
+    void *result;
+    uint64_t generation;
+} slot;
+
+typedef struct {
+    _Alignas(CACHE_LINE) parker parker;
+    _Atomic uint32_t asleep; /* 1 between announcing the sleep and being woken, or waking by itself */
+} worker;
+
+struct lzs_ring {
+    /* Set once, before anybody else knows the ring. */
+    uint64_t capacity;
+    uint64_t mask; /* slots - 1 */
+    slot *slots;
+    worker *workers;
+    void *memory, *slots_memory, *workers_memory; /* what to free: all three are aligned by hand */
+    uint32_t nworkers;
+    uint32_t nparkers; /* how many of the workers' parkers are initialised */
+    /* The reader's own. */
+    _Alignas(CACHE_LINE) uint64_t head;
+    uint64_t tail;
+    parker reader;
+    /* The reader's to the workers. */
+    _Alignas(CACHE_LINE) _Atomic uint64_t frontier;
+    _Atomic uint64_t first;
+    _Atomic uint64_t wanted; /* (position << 1 | 1) that the reader sleeps for, 0: none */
+    _Atomic int closed;
+    /* The workers'. */
+    _Alignas(CACHE_LINE) _Atomic uint64_t hint;
+    _Atomic uint32_t asleep; /* how many workers have announced a sleep */
+};
+
+static uint64_t word_of(uint64_t generation, uint32_t owner, unsigned state)
+{
+    return (generation & GENERATION_MASK) << 16 | (uint64_t)owner << 4 | state;
+}
+
+static unsigned state_of(uint64_t word)
+{
+    return (unsigned)(word & 15);
+}
+
+static slot *slot_at(const lzs_ring *ring, uint64_t position)
+{
+    return &ring->slots[position & ring->mask];
+}
+
+static uint64_t wish_for(uint64_t position)
+{
+    return position << 1 | 1;
+}
+
+/* Zeroed memory on a cache line; *memory is what to free. (MSVC has no aligned_alloc.) */
+static void *allocate(uint64_t n, size_t size, void **memory)
+{
+    *memory = n < (SIZE_MAX - CACHE_LINE) / size ? calloc(1, (size_t)n * size + CACHE_LINE) : NULL;
+    return *memory == NULL ? NULL : (void *)(((uintptr_t)*memory + CACHE_LINE - 1) & ~(uintptr_t)(CACHE_LINE - 1));
+}
+
+lzs_ring *lzs_ring_new(uint32_t nworkers, uint64_t capacity, uint64_t first)
+{
+    uint64_t slots = 1;
+    void *memory;
+    lzs_ring *ring;
+
+    if (nworkers < 1 || nworkers > LZS_MAX_WORKERS || capacity < 1 || capacity > UINT64_MAX / 2)
+        return NULL;
+    ring = allocate(1, sizeof *ring, &memory);
+    if (ring == NULL)
+        return NULL;
+    ring->memory = memory;
+    if (parker_init(&ring->reader)) {
+        free(memory);
+        return NULL;
+    }
+    while (slots < capacity)
+        slots *= 2;
+    ring->capacity = capacity;
+    ring->mask = slots - 1;
+    ring->nworkers = nworkers;
+    ring->slots = allocate(slots, sizeof *ring->slots, &ring->slots_memory);
+    ring->workers = allocate(nworkers, sizeof *ring->workers, &ring->workers_memory);
+    if (ring->slots == NULL || ring->workers == NULL) {
+        lzs_ring_free(ring);
+        return NULL;
+    }
+    for (; ring->nparkers < nworkers; ring->nparkers++) {
+        if (parker_init(&ring->workers[ring->nparkers].parker)) {
+            lzs_ring_free(ring);
+            return NULL;
+        }
+    }
+    ring->head = ring->tail = first;
+    atomic_init(&ring->frontier, first);
+    atomic_init(&ring->first, first);
+    atomic_init(&ring->hint, first);
+    if (first != 0)
+        for (uint64_t i = 0; i < slots; i++)
+            ring->slots[i].generation = first;
+    return ring;
+}
+
+void lzs_ring_free(lzs_ring *ring)
+{
+    for (uint32_t i = 0; i < ring->nparkers; i++)
+        parker_fini(&ring->workers[i].parker);
+    parker_fini(&ring->reader);
+    free(ring->workers_memory);
+    free(ring->slots_memory);
+    free(ring->memory);
+}
+
+/* ---- The reader's side ------------------------------------------------------------------------------------------ */
+
+lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
+{
+    slot *s = slot_at(ring, ring->tail);
+
+    if (ring->tail - ring->head == ring->capacity)
+        return LZS_FULL;
+    s->generation++;
+    /* R1 release -> R1 acquire: who sees one of these sees that E6 or E5 has ended the assignment before. */
+    atomic_store_explicit(&s->index, run.index, memory_order_release);
+    atomic_store_explicit(&s->count, run.count, memory_order_release);
+    atomic_store_explicit(&s->position, ring->tail, memory_order_release);
+    /* E1 release -> E2: the run is visible before the word, and the last result was read before it. */
+    atomic_store_explicit(&s->word, word_of(s->generation, 0, TODO), memory_order_release);
+    ring->tail++;
+    return LZS_OK;
+}
+
+/* Wake at most n workers that sleep, those of low number first: a few warm ones are better than many cold. */
+static void wake_workers(lzs_ring *ring, uint64_t n)
+{
+    for (uint32_t i = 0; i < ring->nworkers && n > 0; i++) {
+        worker *w = &ring->workers[i];
+        /* Relaxed: taking the announcement is all that counts, and one that is seen late sees E9's frontier. */
+        if (atomic_load_explicit(&w->asleep, memory_order_relaxed) &&
+            atomic_exchange_explicit(&w->asleep, 0, memory_order_relaxed)) {
+            atomic_fetch_sub_explicit(&ring->asleep, 1, memory_order_relaxed);
+            unpark(&w->parker);
+            n--;
+        }
+    }
+}
+
+void lzs_ring_flush(lzs_ring *ring)
+{
+    /* Relaxed: the reader is the only writer of frontier, and a stale first only lengthens a scan. */
+    uint64_t added = ring->tail - atomic_load_explicit(&ring->frontier, memory_order_relaxed);
+
+    if (added == 0)
+        return;
+    atomic_store_explicit(&ring->first, ring->head, memory_order_relaxed);
+    /* E9 seq_cst: work is shown, then sleepers are looked for; a worker announces its sleep, then looks for work. */
+    atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
+    if (atomic_load_explicit(&ring->asleep, memory_order_seq_cst) > 0)
+        wake_workers(ring, added);
+}
+
+lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run)
+{
+    const slot *s = slot_at(ring, ring->head);
+
+    if (ring->head == ring->tail)
+        return LZS_EMPTY;
+    /* Relaxed: the reader itself wrote them. */
+    run->index = atomic_load_explicit(&s->index, memory_order_relaxed);
+    run->count = atomic_load_explicit(&s->count, memory_order_relaxed);
+    return LZS_OK;
+}
+
+/* Take a slot that is DONE and was seen so by an acquire. */
+static void *take_done(lzs_ring *ring, slot *s)
+{
+    void *result = s->result;
+    /* Relaxed: no worker acts on OWNED, and E1 orders the read of the result before the slot's next use. */
+    atomic_store_explicit(&s->word, word_of(s->generation, 0, OWNED), memory_order_relaxed);
+    ring->head++;
+    return result;
+}
+
+lzs_status lzs_ring_take(lzs_ring *ring, void **result)
+{
+    slot *s = slot_at(ring, ring->head);
+
+    if (ring->head == ring->tail)
+        return LZS_EMPTY;
+    /* E5 acquire <- E4: the result is visible. */
+    if (state_of(atomic_load_explicit(&s->word, memory_order_acquire)) != DONE)
+        return LZS_BUSY;
+    *result = take_done(ring, s);
+    return LZS_OK;
+}
+
+lzs_status lzs_ring_drop(lzs_ring *ring, void **result)
+{
+    slot *s = slot_at(ring, ring->head);
+    uint64_t word;
+
+    *result = NULL;
+    if (ring->head == ring->tail)
+        return LZS_EMPTY;
+    /* E5 acquire <- E4, here too. */
+    word = atomic_load_explicit(&s->word, memory_order_acquire);
+    for (;;) {
+        switch (state_of(word)) {
+        case DONE:
+            *result = take_done(ring, s);
+            return LZS_OK;
+        case WRITING: /* a few stores long: the one state that is waited for */
+            sched_yield();
+            word = atomic_load_explicit(&s->word, memory_order_acquire);
+            break;
+        default: /* TODO or CLAIMED */
+            /* E6 acq_rel <-> E2, E3: one word, so exactly one of us moves it on. On failure: E5. */
+            if (atomic_compare_exchange_weak_explicit(&s->word, &word, word_of(s->generation, 0, OWNED),
+                                                      memory_order_acq_rel, memory_order_acquire)) {
+                ring->head++;
+                return LZS_OK;
+            }
+        }
+    }
+}
+
+lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
+{
+    slot *s = slot_at(ring, ring->head);
+    unsigned state;
+
+    if (ring->head == ring->tail)
+        return LZS_EMPTY;
+    /* E8 seq_cst: the wish is shown, then the word is read; a worker stores DONE, then reads the wish. */
+    atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);
+    state = state_of(atomic_load_explicit(&s->word, memory_order_seq_cst));
+    if (state != DONE && !lzs_ring_closed(ring)) {
+        park(&ring->reader, timeout_ms);
+        /* E5 acquire <- E4. */
+        state = state_of(atomic_load_explicit(&s->word, memory_order_acquire));
+    }
+    /* Relaxed: a worker that still sees the wish wakes a reader that is awake, which costs one futile wake-up. */
+    atomic_store_explicit(&ring->wanted, 0, memory_order_relaxed);
+    if (state == DONE)
+        return LZS_OK;
+    return lzs_ring_closed(ring) ? LZS_CLOSED : LZS_TIMEOUT;
+}
+
+/* ---- The workers' side ------------------------------------------------------------------------------------------ */
+
+/* Claim the first TODO among the positions from `from` up to `frontier`. */
+static int scan(lzs_ring *ring, uint64_t from, uint64_t frontier, uint32_t w, lzs_claim *claim)
+{
+    uint64_t distance = frontier - from;
+
+    if (distance > UINT64_MAX / 2)
+        return 0; /* `from` was read later than `frontier`, and lies beyond it */
+    if (distance > ring->mask + 1)
+        from = frontier - (ring->mask + 1); /* older positions are the same slots again */
+    for (; from != frontier; from++) {
+        slot *s = slot_at(ring, from);
+        /* Relaxed: only a look, the compare-and-swap decides. */
+        uint64_t word = atomic_load_explicit(&s->word, memory_order_relaxed);
+        uint64_t claimed;
+        if (state_of(word) != TODO)
+            continue;
+        claimed = word_of(word >> 16, w + 1, CLAIMED);
+        /* E2 acq_rel <- E1: the run is visible; <-> E6: one of us. */
+        if (!atomic_compare_exchange_strong_explicit(&s->word, &word, claimed, memory_order_acq_rel,
+                                                     memory_order_relaxed))
+            continue;
+        /* R1 acquire <- R1 release: had one of these come from a later assignment, the word below would be another. */
+        claim->run.index = atomic_load_explicit(&s->index, memory_order_acquire);
+        claim->run.count = atomic_load_explicit(&s->count, memory_order_acquire);
+        /* From the slot, not from the scan: a slow scan may have found the slot assigned to a later position. */
+        claim->position = atomic_load_explicit(&s->position, memory_order_acquire);
+        if (atomic_load_explicit(&s->word, memory_order_relaxed) != claimed)
+            continue; /* cancelled already */
+        claim->word = claimed;
+        atomic_store_explicit(&ring->hint, from + 1, memory_order_relaxed);
+        return 1;
+    }
+    return 0;
+}
+
+lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t w, lzs_claim *claim)
+{
+    uint64_t hint, frontier;
+
+    if (lzs_ring_closed(ring))
+        return LZS_CLOSED;
+    /* Relaxed: wherever the hint points, the second scan looks at everything. */
+    hint = atomic_load_explicit(&ring->hint, memory_order_relaxed);
+    /* E9 seq_cst: after a sleep was announced, this look for work comes second. */
+    frontier = atomic_load_explicit(&ring->frontier, memory_order_seq_cst);
+    if (!scan(ring, hint, frontier, w, claim) &&
+        /* Relaxed: older than the head is only longer, and never newer than the head that frontier came with. */
+        !scan(ring, atomic_load_explicit(&ring->first, memory_order_relaxed), frontier, w, claim))
+        return LZS_EMPTY;
+    return LZS_OK;
+}
+
+lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t w, lzs_claim *claim)
+{
+    worker *me = &ring->workers[w];
+    lzs_status status;
+
+    while ((status = lzs_ring_claim(ring, w, claim)) == LZS_EMPTY) {
+        atomic_store_explicit(&me->asleep, 1, memory_order_relaxed);
+        /* E9 seq_cst: the sleep is announced, then work is looked for once more; also shows the line above. */
+        atomic_fetch_add_explicit(&ring->asleep, 1, memory_order_seq_cst);
+        status = lzs_ring_claim(ring, w, claim);
+        if (status == LZS_EMPTY)
+            park(&me->parker, -1);
+        /* Relaxed: whoever takes the announcement back, reader or worker, counts it off, once. */
+        if (atomic_exchange_explicit(&me->asleep, 0, memory_order_relaxed))
+            atomic_fetch_sub_explicit(&ring->asleep, 1, memory_order_relaxed);
+        if (status != LZS_EMPTY)
+            break;
+    }
+    return status;
+}
+
+lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result)
+{
+    slot *s = slot_at(ring, claim->position);
+    uint64_t word = claim->word, wish = wish_for(claim->position);
+
+    /* E3 acq_rel <-> E6: either the reader cancelled, or the slot is ours to write. */
+    if (!atomic_compare_exchange_strong_explicit(&s->word, &word, (word & ~UINT64_C(15)) | WRITING,
+                                                 memory_order_acq_rel, memory_order_relaxed))
+        return LZS_CANCELLED;
+    s->result = result;
+    /* E4 release -> E5: the result is visible; E8 seq_cst: DONE is stored, then the wish is read. */
+    atomic_store_explicit(&s->word, (word & ~UINT64_C(15)) | DONE, memory_order_seq_cst);
+    if (atomic_load_explicit(&ring->wanted, memory_order_seq_cst) == wish &&
+        /* Relaxed: only so that one worker at most makes the call. */
+        atomic_compare_exchange_strong_explicit(&ring->wanted, &wish, 0, memory_order_relaxed, memory_order_relaxed))
+        unpark(&ring->reader);
+    return LZS_OK;
+}
+
+/* ---- The end ---------------------------------------------------------------------------------------------------- */
+
+void lzs_ring_close(lzs_ring *ring)
+{
+    /* E10 release -> E10 acquire; a notification is never lost, so nobody sleeps through it. */
+    atomic_store_explicit(&ring->closed, 1, memory_order_release);
+    for (uint32_t i = 0; i < ring->nworkers; i++)
+        unpark(&ring->workers[i].parker);
+    unpark(&ring->reader);
+}
+
+int lzs_ring_closed(const lzs_ring *ring)
+{
+    return atomic_load_explicit(&ring->closed, memory_order_acquire); /* E10 */
+}

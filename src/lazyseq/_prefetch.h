@@ -1,0 +1,88 @@
+/* The ring between one reader and its workers.
+ *
+ * The reader publishes runs of indices in the order in which it will want them; workers claim runs in any
+ * order, and deliver one result for each; the reader takes the results back in the order of publication.
+ * A result is an opaque pointer: the ring never looks at what it points to, and whoever holds it owns it.
+ *
+ * Who may call what:
+ *   reader    publish, flush, head, take, drop, wait.   One thread at a time; the caller serialises readers.
+ *   worker w  claim, claim_wait, deliver.               One thread for each w, 0 <= w < nworkers.
+ *   anyone    close, closed.
+ * new and free belong to whoever owns the ring; free only once nobody else can reach it.
+ */
+#ifndef LAZYSEQ_PREFETCH_H
+#define LAZYSEQ_PREFETCH_H
+
+#include <stdint.h>
+
+#define LZS_MAX_WORKERS 4095 /* the owner field of a slot's word has 12 bits, and 0 means nobody */
+
+typedef struct lzs_ring lzs_ring;
+
+typedef enum {
+    LZS_OK = 0,
+    LZS_FULL,      /* publish: every slot is taken */
+    LZS_EMPTY,     /* nothing is published (reader) or nothing is left to claim (worker) */
+    LZS_BUSY,      /* take: the run at the head is not finished */
+    LZS_CANCELLED, /* deliver: the reader no longer wants it, the result stays the caller's */
+    LZS_TIMEOUT,
+    LZS_CLOSED,
+} lzs_status;
+
+/* A run of `count` consecutive items from `index` on. */
+typedef struct {
+    int64_t index;
+    int64_t count;
+} lzs_run;
+
+/* What a worker holds from claim to deliver. */
+typedef struct {
+    lzs_run run;
+    uint64_t position;
+    uint64_t word; /* the slot's word as this claim wrote it */
+} lzs_claim;
+
+/* A ring of at least `capacity` slots, or NULL when there is no memory for it. Positions count from `first`,
+ * and generations start so that they wrap as soon: 0, except in tests of the wrap-around. */
+lzs_ring *lzs_ring_new(uint32_t nworkers, uint64_t capacity, uint64_t first);
+
+/* Results that were delivered and not taken are lost: drop them first. */
+void lzs_ring_free(lzs_ring *ring);
+
+/* Add a run behind the last one. LZS_OK or LZS_FULL. Workers need not see it before the next flush. */
+lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run);
+
+/* Show workers all that is published, and wake as many sleepers as there are new runs. */
+void lzs_ring_flush(lzs_ring *ring);
+
+/* The run at the head. LZS_OK or LZS_EMPTY. */
+lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run);
+
+/* Take the result of the run at the head, which leaves the ring; the result is the caller's from then on.
+ * LZS_OK, LZS_BUSY or LZS_EMPTY. */
+lzs_status lzs_ring_take(lzs_ring *ring, void **result);
+
+/* Take back the run at the head whatever its state, without waiting for a worker that evaluates it. A finished
+ * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY. */
+lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
+
+/* Wait until the run at the head is finished. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up), LZS_CLOSED
+ * or LZS_EMPTY. The caller has flushed. */
+lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms);
+
+/* Claim the first run that nobody has. LZS_OK, LZS_EMPTY or LZS_CLOSED. */
+lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t worker, lzs_claim *claim);
+
+/* The same, sleeping until there is one. LZS_OK or LZS_CLOSED. */
+lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t worker, lzs_claim *claim);
+
+/* Hand over the result of a claim. LZS_OK, or LZS_CANCELLED: the result is still the caller's. */
+lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result);
+
+/* No claim succeeds from now on, and everyone who waits is woken. Idempotent. */
+void lzs_ring_close(lzs_ring *ring);
+
+/* Whether close was called. */
+int lzs_ring_closed(const lzs_ring *ring);
+
+#endif

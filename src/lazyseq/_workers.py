@@ -1,0 +1,56 @@
+"""Starting and ending the workers of prefetches: nothing here runs while items flow."""
+
+import atexit
+import inspect
+import os
+import threading
+import time
+import weakref
+
+started = weakref.WeakSet()  # the prefetches that have workers
+JOIN_SECONDS = 0.2  # idle workers end in less; one that is inside an item is not waited for any longer
+
+
+def start_threads(work, n):
+    """Start n daemon threads that run work(0) ... work(n - 1): daemons, since an item may never end."""
+    threads = []
+    for k in range(n):
+        thread = threading.Thread(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)
+        thread.start()
+        threads.append(thread)
+    return threads
+
+
+def join(threads):
+    """Wait for workers that were told to end, but not for an item that one of them may be computing."""
+    deadline = time.monotonic() + JOIN_SECONDS
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def run_hook(hook, worker):
+    """Call a start_hook, with the worker's index if it accepts a positional argument."""
+    try:
+        parameters = inspect.signature(hook).parameters.values()
+    except (TypeError, ValueError):  # a builtin that does not tell, like random.seed
+        parameters = None
+    if parameters is None or any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+        hook(worker)
+    else:
+        hook()
+
+
+def _close_all():
+    for prefetch in list(started):
+        prefetch.close()
+
+
+def _forget_workers():
+    for prefetch in list(started):
+        prefetch.forget_workers()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_workers)

@@ -1,0 +1,70 @@
+"""What goes wrong while an item is evaluated, and how it is told."""
+
+import pickle
+import threading
+import traceback
+
+__all__ = ["EvaluationError", "seterr"]
+
+
+class EvaluationError(Exception):
+    """Evaluating an item failed; the cause is what the user's function raised.
+
+    Attributes:
+        index (int or None): the item, counted in the stage that failed.
+        stage (str or None): that stage and where it was made, ``"smap(f) at file.py:12"``.
+    """
+
+    def __init__(self, *args, index=None, stage=None):
+        super().__init__(*args)
+        self.index = index
+        self.stage = stage
+
+    def __reduce__(self):
+        # Exception's own pickling keeps attributes and notes, but forgets the cause.
+        cls, args, *state = super().__reduce__()
+        state = dict(state[0] or {}) if state else {}
+        if self.__cause__ is not None:
+            try:
+                pickle.loads(pickle.dumps(self.__cause__))
+            except Exception:  # whatever a user's exception does when pickled: its text will have to do
+                text = "".join(traceback.format_exception(self.__cause__))
+                state["__notes__"] = [*state.get("__notes__", []), f"caused by:\n{text}"]
+            else:
+                state["__cause__"] = self.__cause__
+        return cls, args, state
+
+
+class _Settings(threading.local):
+    evaluation = "wrap"
+
+
+_settings = _Settings()
+
+
+def seterr(evaluation=None):
+    """Set, for the calling thread, how errors of user functions reach the reader; return the setting.
+
+    The workers of a prefetch follow the setting of the thread that made the prefetch.
+
+    Args:
+        evaluation (str or None): ``"wrap"`` (at first) raises an :class:`EvaluationError` that says which
+            item of which stage failed, from the original error; ``"passthrough"`` lets the original
+            through; None changes nothing.
+
+    Returns:
+        str: the setting, as it is after the call.
+
+    Raises:
+        ValueError: for any other value.
+
+    >>> seterr("passthrough")
+    'passthrough'
+    >>> seterr("wrap")
+    'wrap'
+    """
+    if evaluation is not None:
+        if evaluation not in ("wrap", "passthrough"):
+            raise ValueError(f"seterr: evaluation must be 'wrap', 'passthrough' or None, got {evaluation!r}")
+        _settings.evaluation = evaluation
+    return _settings.evaluation

@@ -1,0 +1,77 @@
+"""Evaluate ahead."""
+
+import operator
+import os
+
+from . import _checks, _engine
+from .errors import seterr
+
+__all__ = ["prefetch"]
+
+
+def _usable_cores():
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+def prefetch(seq, nworkers=None, method="thread", max_buffered=None, start_hook=None, shm_size=None):
+    """Return a view whose items are evaluated ahead of the reader, by background workers.
+
+    ``prefetch(xs)[i] == xs[i]``, in order, whatever the order in which workers finish. Reading one item after
+    the other, by iteration or by index, keeps up to max_buffered of the following ones under way or ready. A
+    read elsewhere starts anew from there, without waiting for what is under way. Place it at the end of a
+    pipeline. An error is raised when its item is read, and reading goes on behind it.
+
+    Workers start at the first read. They end with :meth:`close`, at the end of a ``with`` block, when the
+    prefetch is garbage, and with the interpreter. In threads, only one at a time runs Python code; file access,
+    Pillow, NumPy and others that release the GIL run side by side.
+
+    Args:
+        seq (Sequence): the source.
+        nworkers (int or None): how many workers; None is one per usable core, a negative number leaves that
+            many cores free (with one worker at least), 0 has none: the reader evaluates.
+        method (str): ``"thread"``.
+        max_buffered (int or None): how many items may be under way or ready at most, at least 1; None is
+            ``max(10, 4 * nworkers)``. Where items share an evaluation (:func:`unbatch`) and that makes more
+            items than max_buffered, it counts evaluations.
+        start_hook (Callable or None): called by each worker when it starts, with the worker's index if it
+            accepts an argument.
+        shm_size (int or None): has no effect on threads, which share all memory.
+
+    Returns:
+        View: as long as seq, with ``close()``, and a context manager.
+
+    Raises:
+        TypeError: if seq cannot be indexed, a number is no int, or start_hook cannot be called.
+        ValueError: if a number is out of range, the method unknown; on reading, after close().
+        EvaluationError: on reading, when start_hook has failed.
+
+    >>> from lazyseq import smap
+    >>> with prefetch(smap(lambda x: x * x, range(5)), nworkers=2) as squares:
+    ...     print(list(squares), squares[-1])
+    [0, 1, 4, 9, 16] 16
+    """
+    _checks.source(seq, "prefetch", "seq")
+    if method != "thread":
+        raise _checks.wrong(ValueError, "prefetch", "method", "'thread'", method)
+    if nworkers is None:
+        nworkers = _usable_cores()
+    else:
+        try:
+            nworkers = operator.index(nworkers)
+        except TypeError:
+            raise _checks.wrong(TypeError, "prefetch", "nworkers", "an int or None", nworkers) from None
+        if nworkers < 0:
+            nworkers = max(1, _usable_cores() + nworkers)
+    if nworkers > _engine.max_workers:
+        raise _checks.wrong(ValueError, "prefetch", "nworkers", f"at most {_engine.max_workers}", nworkers)
+    if max_buffered is None:
+        max_buffered = max(10, 4 * nworkers)
+    max_buffered = _checks.count(max_buffered, "prefetch", "max_buffered", least=1)
+    if start_hook is not None:
+        _checks.function(start_hook, "prefetch", "start_hook")
+    if shm_size is not None:
+        _checks.count(shm_size, "prefetch", "shm_size", least=0)
+    return _engine.Prefetch(seq, nworkers, max_buffered, start_hook, seterr())

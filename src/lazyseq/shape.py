@@ -1,0 +1,132 @@
+"""Join sequences, and group their items."""
+
+import logging
+
+from . import _checks, _core
+
+__all__ = ["batch", "collate", "concatenate", "unbatch"]
+
+logger = logging.getLogger(__name__)
+
+
+def collate(sequences):
+    """Return a view of tuples with one item of each sequence.
+
+    ``collate([xs, ys])[i] == (xs[i], ys[i])``. Tuples can be assigned: each sequence gets its item.
+
+    Args:
+        sequences (Iterable[Sequence]): one or more sequences of the same length; those of unknown length
+            count as unbounded.
+
+    Returns:
+        View: as long as the sequences.
+
+    Raises:
+        TypeError: if a sequence cannot be indexed.
+        ValueError: without a sequence, or if their lengths differ.
+
+    >>> collate([[1, 2, 3], ["a", "b", "c"]])[1]
+    (2, 'b')
+    """
+    sequences = _checks.sources(sequences, "collate")
+    if not sequences:
+        raise ValueError("collate: at least one sequence must be given")
+    return _core.Collate(_checks.same_length(sequences, "collate"))
+
+
+def concatenate(sequences):
+    """Return a view of the sequences, one behind the other.
+
+    ``concatenate(parts)[i] == parts[k][i - offset[k]]``, where ``offset[k]`` is the length of all parts
+    before k, and k the last part with ``offset[k] <= i``, found by bisection. Lengths are taken now: what
+    is appended to a part later is not seen. Items can be assigned.
+
+    Args:
+        sequences (Iterable[Sequence]): the parts; only the last may be of unknown length.
+
+    Returns:
+        View: as long as all parts together.
+
+    Raises:
+        TypeError: if a sequence cannot be indexed, or lacks a length before the last.
+        OverflowError: for more than 2**63 - 1 items.
+
+    >>> joined = concatenate([[0, 1, 2], range(10, 12), (7,)])
+    >>> list(joined)
+    [0, 1, 2, 10, 11, 7]
+    >>> joined[-3:][0]
+    10
+    """
+    return _core.Concatenate(_core.flattened(_checks.sources(sequences, "concatenate")))
+
+
+def batch(sequence, k, drop_last=False, pad=None, collate_fn=None):
+    """Return a view of the items in groups of k.
+
+    ``batch(xs, k)[i] == [xs[i * k], ..., xs[i * k + k - 1]]``. Batches can be assigned, one value for each
+    item.
+
+    Args:
+        sequence (Sequence): the items.
+        k (int): how many items a batch holds, at least 1.
+        drop_last (bool): leave out the last batch if it has less than k items.
+        pad (Any): fills up the last batch to k items; None leaves it shorter.
+        collate_fn (Callable[[list], Any]): makes the batch from the list of its items, for example
+            :func:`numpy.stack`.
+
+    Returns:
+        View: of lists, or of what collate_fn returns.
+
+    Raises:
+        TypeError: if the sequence cannot be indexed, k is no int, or collate_fn cannot be called.
+        ValueError: if k is below 1.
+
+    >>> list(batch(range(7), 3))
+    [[0, 1, 2], [3, 4, 5], [6]]
+    >>> batch(range(7), 3, pad=-1)[-1]
+    [6, -1, -1]
+    >>> batch(range(7), 3, drop_last=True, collate_fn=sum)[1]
+    12
+    """
+    _checks.source(sequence, "batch", "sequence")
+    k = _checks.count(k, "batch", "k", least=1)
+    if collate_fn is not None:
+        _checks.function(collate_fn, "batch", "collate_fn")
+    if drop_last and pad is not None:
+        logger.warning("batch: pad=%r has no effect, because drop_last leaves out what would be padded", pad)
+    return _core.Batch(sequence, k, bool(drop_last), pad, collate_fn)
+
+
+def unbatch(sequence, batch_size, last_batch_size=None):
+    """Return a view of the items of batches, one behind the other: the reverse of :func:`batch`.
+
+    ``unbatch(batches, k)[i] == batches[i // k][i % k]``. Reading one item reads its whole batch; iteration
+    and a prefetch read each batch once. Items can be assigned: they go into the batch.
+
+    Args:
+        sequence (Sequence[Sequence]): the batches.
+        batch_size (int): how many items each holds, except perhaps the last; at least 1.
+        last_batch_size (int or None): how many items the last one holds, at most batch_size; None or 0
+            where it is as full as the others.
+
+    Returns:
+        View: of ``(len(sequence) - 1) * batch_size + last_batch_size`` items.
+
+    Raises:
+        TypeError: if the sequence cannot be indexed, or a size is no int.
+        ValueError: if a size is out of range.
+        OverflowError: for more than 2**63 - 1 items.
+        EvaluationError: on reading from a batch that is shorter than batch_size.
+
+    >>> items = unbatch([[1, 2], [3, 4], [5]], 2, last_batch_size=1)
+    >>> len(items), items[2], list(items)
+    (5, 3, [1, 2, 3, 4, 5])
+    """
+    _checks.source(sequence, "unbatch", "sequence")
+    k = _checks.count(batch_size, "unbatch", "batch_size", least=1)
+    last = k
+    if last_batch_size:
+        last = _checks.count(last_batch_size, "unbatch", "last_batch_size", least=0)
+        if last > k:
+            raise _checks.wrong(ValueError, "unbatch", "last_batch_size", f"at most batch_size, {k}", last)
+    return _core.Unbatch(sequence, k, last)
