@@ -38,7 +38,7 @@ cdef extern from "Python.h":
     Py_ssize_t PySlice_AdjustIndices(Py_ssize_t size, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t step)
     void PyException_SetCause(object, PyObject *stolen)
     void Py_INCREF(object)
-    int Py_EnterRecursiveCall(const char *) except -1
+    int Py_EnterRecursiveCall(const char *) except 1
     void Py_LeaveRecursiveCall()
     PyObject *PyObject_CallOneArg(PyObject *, PyObject *)
     ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject **, size_t, PyObject *)

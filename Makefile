@@ -1,0 +1,41 @@
+# `make demo` and `make test` need Python >= 3.11, a C compiler and pip's package index; nothing else is prepared.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(wildcard src/lazyseq/*)
+
+.PHONY: demo test bench lint c-tests clean
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python examples/preprocessing_pipeline.py
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python benchmarks/bench_views.py
+	$(BIN)/python benchmarks/bench_pipeline.py
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint src/lazyseq/*.pyx src/lazyseq/*.pxd
+
+c-tests:
+	$(MAKE) -C tests/c
+
+# Sources that changed are installed again, with the packages that the goal needs.
+$(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[$*]"
+	touch $@
+
+$(VENV)/.lint: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ruff cython-lint
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf build dist .venv*

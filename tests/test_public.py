@@ -1,0 +1,102 @@
+"""What cuts across the functions: the public names, the documentation, the direction of imports."""
+
+import doctest
+import importlib
+import inspect
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lazyseq
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "lazyseq"
+TOPICS = ["mapping", "indexing", "shape", "buffering", "evaluation", "errors"]
+
+
+def test_all_names_exist_and_are_sorted():
+    assert sorted(lazyseq.__all__) == lazyseq.__all__
+    assert {name for name in lazyseq.__all__ if not hasattr(lazyseq, name)} == set()
+    public = {name for topic in TOPICS for name in importlib.import_module(f"lazyseq.{topic}").__all__}
+    assert public == set(lazyseq.__all__)
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_doctests(topic):
+    module = importlib.import_module(f"lazyseq.{topic}")
+    failed, tried = doctest.testmod(module)
+    assert failed == 0 and tried > 0
+
+
+@pytest.mark.parametrize("name", [n for n in lazyseq.__all__ if inspect.isfunction(getattr(lazyseq, n))])
+def test_every_function_documents_its_arguments_and_has_a_doctest(name):
+    function = getattr(lazyseq, name)
+    text = inspect.getdoc(function)
+    assert ">>>" in text
+    if text.startswith("The same as"):
+        return
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^    \*?{parameter} \(", text, re.MULTILINE), parameter
+    assert "Raises:" in text
+
+
+def test_the_readme_example_prints_what_it_says():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    expected = re.findall(r"^ *print.*# (.*?)(?:  \(.*)?$", code, re.MULTILINE)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == expected
+
+
+def test_the_logger_has_a_null_handler():
+    handlers = logging.getLogger("lazyseq").handlers
+    assert [type(handler) for handler in handlers] == [logging.NullHandler]
+
+
+ALLOWED = {
+    "errors.py": set(),
+    "_workers.py": set(),
+    "_core.pyx": {"errors"},
+    "_core.pxd": set(),
+    "_prefetch.pxd": set(),
+    "_engine.pyx": {"_core", "_prefetch", "_workers", "errors"},
+    "_checks.py": {"_core"},
+    "mapping.py": {"_checks", "_core"},
+    "indexing.py": {"_checks", "_core"},
+    "shape.py": {"_checks", "_core"},
+    "buffering.py": {"_checks", "_core"},
+    "evaluation.py": {"_checks", "_engine", "errors"},
+    "__init__.py": set(TOPICS),
+}
+
+
+def test_imports_go_one_way():
+    found = {}
+    for path in SOURCE.iterdir():
+        if path.suffix in {".py", ".pyx", ".pxd"}:
+            lines = re.findall(r"^from \.(\w*) c?import (.*)$", path.read_text(), re.MULTILINE)
+            found[path.name] = {
+                name for module, names in lines for name in ([module] if module else names.split(", "))
+            }
+    assert found == ALLOWED
+
+
+@pytest.mark.parametrize("file", ["_prefetch.c", "_prefetch.h"])
+def test_the_ring_knows_nobody(file):
+    includes = set(re.findall(r"#include [<\"](.*)[>\"]", (SOURCE / file).read_text()))
+    assert not {name for name in includes if "Python" in name or name.startswith("_") and name != "_prefetch.h"}
+
+
+def test_every_label_of_the_ring_has_its_two_sides():
+    text = (SOURCE / "_prefetch.c").read_text().partition("#define _GNU_SOURCE")[2]
+    labels = re.findall(r"/\*.*?\*/", text, re.DOTALL)
+    for label in ["E1", "E2", "E3", "E4", "E5", "E6", "E8", "E9", "E10", "P1", "P2", "R1"]:
+        assert sum(bool(re.search(rf"\b{label}\b", comment)) for comment in labels) >= 2, label
+
+
+def test_no_atomic_access_has_an_implicit_order():
+    text = (SOURCE / "_prefetch.c").read_text()
+    assert re.findall(r"\batomic_\w+(?<!_explicit)(?<!atomic_init)\(", text) == []
