@@ -20,7 +20,7 @@ bench: $(VENV)/.installed-bench
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint src/lazyseq/*.pyx src/lazyseq/*.pxd
+	. $(BIN)/activate && cython-lint src/lazyseq/*.pyx src/lazyseq/*.pxd  # which looks for pycodestyle on the PATH
 
 c-tests:
 	$(MAKE) -C tests/c

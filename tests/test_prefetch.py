@@ -99,7 +99,7 @@ def test_any_index_at_any_time(nworkers):
         i = draw.randrange(-300, 300)
         assert view[i] == -(i % 300)
         for k in range(draw.randrange(5)):
-            if 0 <= i and i + k < 300:
+            if i >= 0 and i + k < 300:
                 assert view[i + k] == -i - k
 
 
@@ -137,9 +137,8 @@ def test_nothing_starts_before_the_first_read():
 
 @pytest.mark.parametrize("max_buffered", [1, 4, 10])
 def test_started_minus_delivered_stays_within_max_buffered(max_buffered):
-    log, delivered = Log(), 0
-    for _ in prefetch(smap(log, range(300)), 3, max_buffered=max_buffered):
-        delivered += 1
+    log = Log()
+    for delivered, _ in enumerate(prefetch(smap(log, range(300)), 3, max_buffered=max_buffered), 1):
         # The item in hand was delivered just now, so the loop may see the room that it has left filled.
         assert len(log.calls) - delivered <= max_buffered
 

@@ -78,9 +78,7 @@ def test_imports_go_one_way():
     for path in SOURCE.iterdir():
         if path.suffix in {".py", ".pyx", ".pxd"}:
             lines = re.findall(r"^from \.(\w*) c?import (.*)$", path.read_text(), re.MULTILINE)
-            found[path.name] = {
-                name for module, names in lines for name in ([module] if module else names.split(", "))
-            }
+            found[path.name] = {name for module, names in lines for name in ([module] if module else names.split(", "))}
     assert found == ALLOWED
 
 

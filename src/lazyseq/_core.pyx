@@ -431,7 +431,7 @@ cdef bint is_integer(object key):
 
 
 cdef object pack_indices(object indexes, str name):
-    """The form in which a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are."""
+    """How a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are."""
     if not isinstance(indexes, (list, tuple, numpy.ndarray)):
         if not (hasattr(type(indexes), "__array__") or hasattr(indexes, "typecode")) or isinstance(indexes, View):
             return indexes
@@ -1213,7 +1213,7 @@ cdef class RecentStore(Store):
         return value
 
     cdef int put(self, object key, object value) except -1:
-        cdef object dead = None
+        cdef object _dead = None  # what is dropped dies at the end of the function, outside the section
         cdef Py_ssize_t slot
         if self.limit == 0:
             return 0
@@ -1234,21 +1234,21 @@ cdef class RecentStore(Store):
                     self.grow(2 * slot)
                 self.keys.append(None)
                 self.values.append(None)
-            dead = self.values[slot]
+            _dead = self.values[slot]
             self.keys[slot], self.values[slot] = key, value
             self.slots[key] = slot
             self.link_newest(slot)
         return 0
 
     cdef int forget(self, object key) except -1:
-        cdef object dead = None
+        cdef object _dead = None  # see put
         cdef Py_ssize_t slot
         with cython.critical_section(self):
             found = self.slots.pop(key, None)
             if found is not None:
                 slot = found
                 self.unlink(slot)
-                dead = self.values[slot]
+                _dead = self.values[slot]
                 self.values[slot] = None
                 self.free.append(slot)
         return 0

@@ -83,6 +83,7 @@ cdef class Engine:
         cdef lzs_claim claim
         cdef lzs_status status
         cdef object results
+        cdef void *result
         working_for = self.prefetch
         seterr(self.evaluation)
         if self.start_hook is not None:
@@ -104,7 +105,14 @@ cdef class Engine:
             except BaseException as error:  # no memory for the list: the reader must hear of it all the same
                 results = Failure(error)
             Py_INCREF(results)  # the ring's
-            if lzs_ring_deliver(self.ring, &claim, <void *>results) != LZS_OK:
+            result = <void *>results
+            if lzs_ring_wanted(self.ring, &claim):
+                # The reader is about to wake and to want the GIL: if we kept it, it would fall asleep again.
+                with nogil:
+                    status = lzs_ring_deliver(self.ring, &claim, result)
+            else:
+                status = lzs_ring_deliver(self.ring, &claim, result)
+            if status != LZS_OK:
                 Py_DECREF(results)
             results = None  # not until the next item is done
 

@@ -485,6 +485,12 @@ lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t w, lzs_claim *claim)
     return status;
 }
 
+int lzs_ring_wanted(const lzs_ring *ring, const lzs_claim *claim)
+{
+    /* Relaxed: nothing hangs on the answer. */
+    return atomic_load_explicit(&ring->wanted, memory_order_relaxed) == wish_for(claim->position);
+}
+
 lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result)
 {
     slot *s = slot_at(ring, claim->position);

@@ -6,7 +6,7 @@
  *
  * Who may call what:
  *   reader    publish, flush, head, take, drop, wait.   One thread at a time; the caller serialises readers.
- *   worker w  claim, claim_wait, deliver.               One thread for each w, 0 <= w < nworkers.
+ *   worker w  claim, claim_wait, wanted, deliver.               One thread for each w, 0 <= w < nworkers.
  *   anyone    close, closed.
  * new and free belong to whoever owns the ring; free only once nobody else can reach it.
  */
@@ -75,6 +75,9 @@ lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t worker, lzs_claim *claim);
 
 /* The same, sleeping until there is one. LZS_OK or LZS_CLOSED. */
 lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t worker, lzs_claim *claim);
+
+/* Whether the reader sleeps for this very run, so that delivering it will wake the reader: a hint. */
+int lzs_ring_wanted(const lzs_ring *ring, const lzs_claim *claim);
 
 /* Hand over the result of a claim. LZS_OK, or LZS_CANCELLED: the result is still the caller's. */
 lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result);

@@ -34,6 +34,7 @@ cdef extern from "_prefetch.h" nogil:
     lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t worker, lzs_claim *claim)
     lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t worker, lzs_claim *claim)
+    int lzs_ring_wanted(const lzs_ring *ring, const lzs_claim *claim)
     lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result)
     void lzs_ring_close(lzs_ring *ring)
     int lzs_ring_closed(const lzs_ring *ring)

@@ -35,7 +35,9 @@ def run_hook(hook, worker):
         parameters = inspect.signature(hook).parameters.values()
     except (TypeError, ValueError):  # a builtin that does not tell, like random.seed
         parameters = None
-    if parameters is None or any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters):
+    if parameters is None or any(
+        p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters
+    ):
         hook(worker)
     else:
         hook()

@@ -58,6 +58,4 @@ def starmap(f, sequence):
     >>> starmap(pow, [(2, 5), (3, 2), (10, 3)])[2]
     1000
     """
-    return _core.Starmap(
-        _checks.function(f, "starmap", "f"), _checks.source(sequence, "starmap", "sequence")
-    )
+    return _core.Starmap(_checks.function(f, "starmap", "f"), _checks.source(sequence, "starmap", "sequence"))
