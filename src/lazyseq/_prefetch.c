@@ -34,7 +34,9 @@
  *
  * Labels: each E<n> stands on exactly the two sides that meet.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* syscall() */
+#endif
 #include "_prefetch.h"
 
 #include <sched.h>
