@@ -432,6 +432,8 @@ cdef bint is_integer(object key):
 
 cdef object pack_indices(object indexes, str name):
     """How a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are."""
+    if isinstance(indexes, str):
+        raise TypeError(f"{name} must be integers, got a string: {indexes!r}")
     if not isinstance(indexes, (list, tuple, numpy.ndarray)):
         if not (hasattr(type(indexes), "__array__") or hasattr(indexes, "typecode")) or isinstance(indexes, View):
             return indexes
@@ -451,7 +453,7 @@ cdef object pack_indices(object indexes, str name):
         raise TypeError(f"{name} must be integers, got {array.dtype} values: {array[:3].tolist()}...")
     if array.dtype.kind == "u" and array.max() > PY_SSIZE_T_MAX:
         raise IndexError(f"{name}: {array.max()} is out of range of any sequence")
-    return numpy.ascontiguousarray(array, numpy.int64)
+    return numpy.array(array, numpy.int64, order="C")  # a copy: what becomes of the original is not our concern
 
 
 cdef object select(View view, object key):
@@ -1258,7 +1260,7 @@ cdef class RecentStore(Store):
 cdef class MappingStore(Store):
     """A mapping of the user's, used by one thread at a time: few of them are made for more.
 
-    Beyond the limit, what this cache put or used longest ago goes first, then whatever else the mapping holds.
+    Beyond the limit, what the mapping held already and nobody used goes first, then what was used longest ago.
     """
     cdef object mapping
     cdef object used  # keys, the one used last at the end
@@ -1285,10 +1287,17 @@ cdef class MappingStore(Store):
             self.mapping[key] = value
             self.used.pop(key, None)
             while 0 <= self.limit < len(self.mapping):
-                oldest = self.used.popitem(last=False)[0] if self.used else next(k for k in self.mapping if k != key)
-                self.mapping.pop(oldest, None)
+                self.mapping.pop(self.oldest(key), None)
             self.used[key] = None
         return 0
+
+    cdef object oldest(self, object new):
+        """The key to drop for the new one."""
+        if len(self.mapping) > len(self.used) + 1:
+            for key in self.mapping:
+                if key != new and key not in self.used:
+                    return key
+        return self.used.popitem(last=False)[0]
 
     cdef int forget(self, object key) except -1:
         with self.lock:
