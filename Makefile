@@ -31,7 +31,7 @@ $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
 	touch $@
 
 $(VENV)/.lint: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ruff cython-lint
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check ruff==0.17.6 cython-lint==0.22.1
 	touch $@
 
 $(BIN)/python:
