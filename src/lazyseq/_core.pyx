@@ -586,35 +586,20 @@ cdef str name_of(object f):
     return getattr(f, "__name__", None) or type(f).__name__
 
 
-@cython.final
-cdef class Smap(Derived):
-    """smap[i] = f(source[i])"""
+cdef class Applied(Derived):
+    """A function of each item of one source: `apply` says how it is called."""
     cdef readonly object f
-    cdef vectorcallfunc call  # f's own, or NULL: saves the interpreter's way round
 
-    def __init__(self, f, source):
-        self.f = f
-        self.adopt(source)
-        self.call = PyVectorcall_Function(f)
+    cdef object apply(self, Py_ssize_t i, object value):
+        raise NotImplementedError
 
     @property
     def sequences(self):
+        """The sources, as a list."""
         return [self.source]
 
     cdef object item(self, Py_ssize_t i):
         return self.apply(i, pull(self, i, self.source, i))
-
-    cdef inline object apply(self, Py_ssize_t i, object value):
-        cdef PyObject *arguments[2]
-        cdef PyObject *result
-        if self.call != NULL:
-            arguments[1] = <PyObject *>value
-            result = self.call(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-        else:
-            result = PyObject_CallOneArg(<PyObject *>self.f, <PyObject *>value)
-        if result == NULL:
-            raise function_error(self, i, taken_error())
-        return owned(result)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
@@ -625,23 +610,23 @@ cdef class Smap(Derived):
         return grain_of(self.source)
 
     cdef object iterate(self):
-        return SmapIterator(self) if isinstance(self.source, View) else ViewIterator(self)
+        return AppliedIterator(self) if isinstance(self.source, View) else ViewIterator(self)
 
     cdef str label(self):
-        return f"smap({name_of(self.f)})"
+        return f"{type(self).__name__.lower()}({name_of(self.f)})"
 
     def __reduce__(self):
-        return Smap, (self.f, self.source), self.site
+        return type(self), (self.f, self.source), self.site
 
 
 @cython.final
-cdef class SmapIterator:
-    """An smap over a view, through the view's own iterator, which may know a faster way."""
-    cdef Smap view
+cdef class AppliedIterator:
+    """A function over a view, through the view's own iterator, which may know a faster way."""
+    cdef Applied view
     cdef object values
     cdef Py_ssize_t i
 
-    def __init__(self, Smap view):
+    def __init__(self, Applied view):
         self.view = view
         self.values = (<View>view.source).iterate()
 
@@ -659,6 +644,47 @@ cdef class SmapIterator:
             raise source_error(self.view, i, self.view.source, i, error, seterr())
         self.i += 1
         return self.view.apply(i, value)
+
+
+@cython.final
+cdef class Smap(Applied):
+    """smap[i] = f(source[i])"""
+    cdef vectorcallfunc call  # f's own, or NULL: saves the interpreter's way round
+
+    def __init__(self, f, source):
+        self.f = f
+        self.call = PyVectorcall_Function(f)
+        self.adopt(source)
+
+    cdef object item(self, Py_ssize_t i):
+        return self.apply(i, pull(self, i, self.source, i))  # here, and not above, the compiler knows which apply
+
+    cdef inline object apply(self, Py_ssize_t i, object value):
+        cdef PyObject *arguments[2]
+        cdef PyObject *result
+        if self.call != NULL:
+            arguments[1] = <PyObject *>value
+            result = self.call(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+        else:
+            result = PyObject_CallOneArg(<PyObject *>self.f, <PyObject *>value)
+        if result == NULL:
+            raise function_error(self, i, taken_error())
+        return owned(result)
+
+
+@cython.final
+cdef class Starmap(Applied):
+    """starmap[i] = f(*source[i])"""
+
+    def __init__(self, f, source):
+        self.f = f
+        self.adopt(source)
+
+    cdef object apply(self, Py_ssize_t i, object value):
+        try:
+            return self.f(*value)
+        except BaseException as error:
+            raise function_error(self, i, error)
 
 
 @cython.final
@@ -690,43 +716,6 @@ cdef class SmapN(Joined):
 
     def __reduce__(self):
         return SmapN, (self.f, self.parts), self.site
-
-
-@cython.final
-cdef class Starmap(Derived):
-    """starmap[i] = f(*source[i])"""
-    cdef readonly object f
-
-    def __init__(self, f, source):
-        self.f = f
-        self.adopt(source)
-
-    @property
-    def sequences(self):
-        return [self.source]
-
-    cdef object item(self, Py_ssize_t i):
-        return self.apply(i, pull(self, i, self.source, i))
-
-    cdef object apply(self, Py_ssize_t i, object arguments):
-        try:
-            return self.f(*arguments)
-        except BaseException as error:
-            raise function_error(self, i, error)
-
-    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t k
-        cdef list rows = pull_many(self, self.source, indices, n)
-        return [self.apply(indices[k], rows[k]) for k in range(n)]
-
-    cdef Py_ssize_t grain(self) except -1:
-        return grain_of(self.source)
-
-    cdef str label(self):
-        return f"starmap({name_of(self.f)})"
-
-    def __reduce__(self):
-        return Starmap, (self.f, self.source), self.site
 
 
 # ---- Gather ---------------------------------------------------------------------------------------------------------
