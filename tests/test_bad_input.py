@@ -56,7 +56,7 @@ WRONG = [
     (lambda: batch([1], -3), ValueError, "batch: k must be at least 1, got -3 (int)"),
     (lambda: batch([1], 2.0), TypeError, "batch: k must be an int, got 2.0 (float)"),
     (lambda: batch([1], None), TypeError, "batch: k must be an int, got None (NoneType)"),
-    (lambda: batch([1], HUGE), OverflowError, "batch: k must be at most 2**63 - 1, got 9223372036854775808 (int)"),
+    (lambda: batch([1], HUGE), OverflowError, "batch: k must be an int of 64 bits, got 9223372036854775808 (int)"),
     (lambda: unbatch([], 0), ValueError, "unbatch: batch_size must be at least 1, got 0 (int)"),
     (lambda: unbatch([], "3"), TypeError, "unbatch: batch_size must be an int, got '3' (str)"),
     (lambda: unbatch([], 3, 4), ValueError, "unbatch: last_batch_size must be at most batch_size, 3, got 4 (int)"),

@@ -15,26 +15,33 @@ import lazyseq
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "lazyseq"
-TOPICS = ["mapping", "indexing", "shape", "buffering", "evaluation", "errors"]
+TOPICS = ["mapping", "indexing", "shape", "buffering", "serialization", "evaluation", "errors"]
 
 
 def test_all_names_exist_and_are_sorted():
     assert sorted(lazyseq.__all__) == lazyseq.__all__
     assert {name for name in lazyseq.__all__ if not hasattr(lazyseq, name)} == set()
     public = {name for topic in TOPICS for name in importlib.import_module(f"lazyseq.{topic}").__all__}
-    assert public == set(lazyseq.__all__)
+    assert public == set(lazyseq.__all__) - {"instrument"}
 
 
-@pytest.mark.parametrize("topic", TOPICS)
+@pytest.mark.parametrize("topic", [*TOPICS, "instrument"])
 def test_doctests(topic):
     module = importlib.import_module(f"lazyseq.{topic}")
     failed, tried = doctest.testmod(module)
     assert failed == 0 and tried > 0
 
 
-@pytest.mark.parametrize("name", [n for n in lazyseq.__all__ if inspect.isfunction(getattr(lazyseq, n))])
-def test_every_function_documents_its_arguments_and_has_a_doctest(name):
-    function = getattr(lazyseq, name)
+FUNCTIONS = [
+    getattr(module, name)
+    for module in (lazyseq, lazyseq.instrument)
+    for name in module.__all__
+    if inspect.isfunction(getattr(module, name))
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+def test_every_function_documents_its_arguments_and_has_a_doctest(function):
     text = inspect.getdoc(function)
     assert ">>>" in text
     if text.startswith("The same as"):
@@ -69,7 +76,9 @@ ALLOWED = {
     "shape.py": {"_checks", "_core"},
     "buffering.py": {"_checks", "_core"},
     "evaluation.py": {"_checks", "_engine", "errors"},
-    "__init__.py": set(TOPICS),
+    "instrument.py": {"_checks", "_core"},
+    "serialization.py": set(),
+    "__init__.py": {*TOPICS, "instrument"},
 }
 
 

@@ -9,7 +9,31 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from lazyseq import add_cache, batch, collate, concatenate, gather, prefetch, smap, starmap, take, unbatch
+from lazyseq import (
+    add_cache,
+    arange,
+    batch,
+    case,
+    collate,
+    concatenate,
+    cycle,
+    gather,
+    interleave,
+    prefetch,
+    repeat,
+    smap,
+    split,
+    starmap,
+    switch,
+    take,
+    unbatch,
+    uniter,
+)
+from lazyseq.instrument import debug, monitor_throughput
+
+
+def ignore(i, value):
+    """A probe that pickles."""
 
 
 class Squares(Sequence):
@@ -54,6 +78,16 @@ VIEWS = {
     "unbatch of views": lambda xs: unbatch([smap(operator.neg, xs), xs], max(1, len(xs))) if len(xs) else smap(abs, xs),
     "cache": lambda xs: add_cache(xs, 2),
     "cache of a mapping": lambda xs: add_cache(smap(operator.neg, xs), cache={}),
+    "arange": lambda xs: arange(-3, 2 * len(xs), 2),
+    "cycle": lambda xs: cycle(xs, 2 * len(xs) + len(xs) // 2),
+    "repeat": lambda xs: repeat(7, len(xs)),
+    "interleave": lambda xs: interleave(xs, [], [5, 6], smap(operator.neg, xs), xs, range(3)),
+    "switch": lambda xs: switch(smap(bool, range(len(xs))), xs, smap(operator.neg, xs)),
+    "case": lambda xs: case([k % 3 for k in range(len(xs))], xs, smap(operator.neg, xs), repeat(0)),
+    "split": lambda xs: smap(tuple, split(xs, [2, 2, 5])),
+    "uniter": lambda xs: uniter(xs, 3, 2, len(xs)),
+    "debug": lambda xs: debug(xs, ignore),
+    "monitor": lambda xs: monitor_throughput(smap(operator.neg, xs)),
     "slice": lambda xs: smap(operator.neg, xs)[1:5],
     "slice of slice": lambda xs: smap(operator.neg, xs)[::-1][::2],
     "prefetch": lambda xs: prefetch(smap(operator.neg, xs), 2, max_buffered=3),
@@ -189,6 +223,11 @@ UNSIZED = {
     "batch, drop_last": lambda xs: batch(xs, 4, drop_last=True),
     "unbatch": lambda xs: unbatch(batch(xs, 4), 4),
     "cache": lambda xs: add_cache(xs, 3),
+    "interleave": lambda xs: interleave(xs, xs),
+    "switch": lambda xs: switch(xs, xs, smap(operator.neg, xs)),
+    "case": lambda xs: case(repeat(1), repeat(0), xs),
+    "debug": lambda xs: debug(xs, ignore),
+    "monitor": lambda xs: monitor_throughput(xs),
     "slice": lambda xs: smap(operator.neg, xs)[2:],
     "prefetch": lambda xs: prefetch(xs, 2, max_buffered=3),
 }
@@ -238,6 +277,12 @@ VIRTUAL = {
     "batch": lambda xs: batch(xs, 3),
     "unbatch": lambda xs: unbatch(smap(lambda i: (i, -i), xs), 2),
     "cache": lambda xs: add_cache(xs, 3),
+    "arange": lambda xs: arange(0, len(xs), 2),
+    "cycle": lambda xs: cycle("abc", len(xs)),
+    "repeat": lambda xs: repeat("abc", len(xs)),
+    "interleave": lambda xs: interleave(xs, range(5), xs),
+    "switch": lambda xs: switch(cycle([0, 1], len(xs)), xs, xs),
+    "case": lambda xs: case(cycle([0, 1]), xs, xs),
     "slice": lambda xs: smap(operator.neg, xs)[::-3],
     "prefetch": lambda xs: prefetch(xs, 2),
 }

@@ -2,26 +2,38 @@
 
 import logging
 
+from . import instrument
 from .buffering import add_cache
 from .errors import EvaluationError, seterr
 from .evaluation import prefetch
-from .indexing import gather, take
+from .indexing import arange, case, cycle, gather, interleave, repeat, switch, take, uniter
 from .mapping import smap, starmap
-from .shape import batch, collate, concatenate, unbatch
+from .serialization import SerializableFunc
+from .shape import batch, collate, concatenate, split, unbatch
 
 __all__ = [
     "EvaluationError",
+    "SerializableFunc",
     "add_cache",
+    "arange",
     "batch",
+    "case",
     "collate",
     "concatenate",
+    "cycle",
     "gather",
+    "instrument",
+    "interleave",
     "prefetch",
+    "repeat",
     "seterr",
     "smap",
+    "split",
     "starmap",
+    "switch",
     "take",
     "unbatch",
+    "uniter",
 ]
 
 __version__ = "0.1.0"

@@ -1,5 +1,6 @@
 """Argument checks that several topic modules share: each returns the checked value, or says what was expected."""
 
+import numbers
 import operator
 import reprlib
 from collections.abc import Mapping
@@ -52,14 +53,29 @@ def function(value, function, name):
     return value
 
 
-def count(value, function, name, least):
-    """An int of at least `least`."""
+def integer(value, function, name):
+    """An int that 64 bits hold."""
     try:
         number = operator.index(value)
     except TypeError:
         raise wrong(TypeError, function, name, "an int", value) from None
+    if not -(2**63) <= number < 2**63:
+        raise wrong(OverflowError, function, name, "an int of 64 bits", value)
+    return number
+
+
+def positive(value, function, name):
+    """A number above 0."""
+    if not isinstance(value, numbers.Real):
+        raise wrong(TypeError, function, name, "a number", value)
+    if not value > 0:
+        raise wrong(ValueError, function, name, "above 0", value)
+    return float(value)
+
+
+def count(value, function, name, least):
+    """An int of at least `least`."""
+    number = integer(value, function, name)
     if number < least:
         raise wrong(ValueError, function, name, f"at least {least}", value)
-    if number > 2**63 - 1:
-        raise wrong(OverflowError, function, name, "at most 2**63 - 1", value)
     return number

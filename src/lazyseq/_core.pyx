@@ -14,11 +14,12 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_SetItem
 from libc.stdint cimport int64_t
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from operator import index as as_index
 from sys import _getframe
 from threading import RLock
+from time import perf_counter
 from _thread import allocate_lock, get_ident
 
 import numpy
@@ -37,6 +38,8 @@ cdef extern from "Python.h":
     int PySlice_Unpack(object, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t *step) except -1
     Py_ssize_t PySlice_AdjustIndices(Py_ssize_t size, Py_ssize_t *start, Py_ssize_t *stop, Py_ssize_t step)
     void PyException_SetCause(object, PyObject *stolen)
+    PyObject *PyErr_Occurred()
+    PyObject *PyIter_Next(PyObject *)
     void Py_INCREF(object)
     int Py_EnterRecursiveCall(const char *) except 1
     void Py_LeaveRecursiveCall()
@@ -128,7 +131,7 @@ cdef object stage_error(View stage, Py_ssize_t i, object error, object evaluatio
         return error
     if not passthrough:
         wrapped = EvaluationError(f"failed to evaluate item {i} of {stage.label()} made at {stage.site}",
-                                  index=i, stage=f"{stage.label()} at {stage.site}")
+                                  index=i, stage=stage.stage)
     elif isinstance(error, StopIteration) or (isinstance(error, IndexError) and stage.size() == UNKNOWN):
         wrapped = RuntimeError(f"item {i} of {stage.label()} raised {type(error).__name__}")
     else:
@@ -213,6 +216,9 @@ cdef Py_ssize_t grain_of(object source) except -1:
     return (<View>source).grain() if isinstance(source, View) else 1
 
 
+unbounded = UNKNOWN  # for the topic modules: the size of a view without a limit
+
+
 def length(source):
     """len(source), or None for a source without a length."""
     cdef Py_ssize_t n = size_of(source)
@@ -287,6 +293,11 @@ cdef class View:
 
     def __setstate__(self, Site site):
         self.site = site
+
+    @property
+    def stage(self):
+        """What this view does and where it was made, as in the errors that name it."""
+        return f"{self.label()} at {self.site}"
 
     @property
     def children(self):
@@ -521,6 +532,92 @@ cdef class Joined(View):
         return self.parts
 
 
+# ---- Reading on -----------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Cursor:
+    """Reads a source from its first item on, the fastest way that gives what reading by index gives."""
+    cdef object source
+    cdef list plain  # the source if it is an exact list
+    cdef object iterator  # the source's own if it is a view
+    cdef Py_ssize_t j  # the next item
+
+    def __init__(self, source):
+        self.source = source
+        if type(source) is list:
+            self.plain = source
+        elif isinstance(source, View):
+            self.iterator = (<View>source).iterate()
+
+    cdef inline object advance(self, View stage, Py_ssize_t i):
+        """The next item, which the stage needs for its item i; IndexError past the end."""
+        cdef Py_ssize_t j = self.j
+        self.j = j + 1
+        if self.plain is not None and j < PyList_GET_SIZE(self.plain):
+            return self.plain[j]
+        if self.iterator is None:
+            return pull(stage, i, self.source, j)
+        return self.advance_iterator(stage, i)
+
+    cdef object advance_iterator(self, View stage, Py_ssize_t i):
+        cdef PyObject *item = PyIter_Next(<PyObject *>self.iterator)
+        if item != NULL:
+            return owned(item)
+        if PyErr_Occurred() == NULL:
+            raise IndexError(f"{stage.label()} index {i} is out of range: its source has ended")
+        raise source_error(stage, i, self.source, self.j - 1, taken_error(), seterr())
+
+    cdef void go_to(self, Py_ssize_t j) noexcept:
+        """Go on at item j, by index."""
+        if j != self.j:
+            self.iterator, self.j = None, j
+
+
+cdef class CursorIterator:
+    """Iterates a view whose items come from the next items of its sources: `combine` says how.
+
+    It goes on with the next item after an error, also when only some of the sources have moved on.
+    """
+    cdef View view
+    cdef list cursors
+    cdef Py_ssize_t i
+
+    def __init__(self, View view):
+        self.view = view
+        self.cursors = [Cursor(source) for source in view.sources()]
+
+    cdef object combine(self, Py_ssize_t i):
+        raise NotImplementedError
+
+    cdef int realign(self) except -1:
+        for cursor in self.cursors:
+            (<Cursor>cursor).go_to(self.i)
+        return 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t i = self.i, n
+        if self.view is None:
+            raise StopIteration
+        n = self.view.size()
+        if i < n or n == UNKNOWN:
+            self.i = i + 1
+            try:
+                return self.combine(i)
+            except IndexError:
+                self.realign()
+                if n != UNKNOWN:
+                    raise
+            except BaseException:
+                self.realign()
+                raise
+        self.view = self.cursors = None
+        raise StopIteration
+
+
 # ---- Slice ----------------------------------------------------------------------------------------------------------
 
 
@@ -537,6 +634,8 @@ cdef View slice_of(View source, object key):
         count = 0 if stop <= start else (stop - start - 1) // step + 1
     if 0 <= count <= 1:
         step = 1  # the product of two steps below stays within the sequence, unless nobody takes a step
+    if type(source) is Gather and n >= 0:
+        return Gather((<Gather>source).source, numpy.asarray((<Gather>source).packed)[key])
     if type(source) is Slice:
         inner = source
         return Slice(inner.source, inner.start + start * inner.step if count else 0, inner.step * step, count)
@@ -610,7 +709,7 @@ cdef class Applied(Derived):
         return grain_of(self.source)
 
     cdef object iterate(self):
-        return AppliedIterator(self) if isinstance(self.source, View) else ViewIterator(self)
+        return AppliedIterator(self)
 
     cdef str label(self):
         return f"{type(self).__name__.lower()}({name_of(self.f)})"
@@ -620,30 +719,11 @@ cdef class Applied(Derived):
 
 
 @cython.final
-cdef class AppliedIterator:
-    """A function over a view, through the view's own iterator, which may know a faster way."""
-    cdef Applied view
-    cdef object values
-    cdef Py_ssize_t i
+cdef class AppliedIterator(CursorIterator):
+    """A function over the next item."""
 
-    def __init__(self, Applied view):
-        self.view = view
-        self.values = (<View>view.source).iterate()
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        cdef Py_ssize_t i = self.i
-        try:
-            value = next(self.values)
-        except StopIteration:
-            raise
-        except BaseException as error:
-            self.i += 1
-            raise source_error(self.view, i, self.view.source, i, error, seterr())
-        self.i += 1
-        return self.view.apply(i, value)
+    cdef object combine(self, Py_ssize_t i):
+        return (<Applied>self.view).apply(i, (<Cursor>self.cursors[0]).advance(self.view, i))
 
 
 @cython.final
@@ -711,11 +791,22 @@ cdef class SmapN(Joined):
         rows = zip(*[pull_many(self, source, indices, n) for source in self.parts])
         return [self.apply(indices[k], row) for k, row in enumerate(rows)]
 
+    cdef object iterate(self):
+        return SmapNIterator(self)
+
     cdef str label(self):
         return f"smap({name_of(self.f)})"
 
     def __reduce__(self):
         return SmapN, (self.f, self.parts), self.site
+
+
+@cython.final
+cdef class SmapNIterator(CursorIterator):
+    """A function over the next items of several sources."""
+
+    cdef object combine(self, Py_ssize_t i):
+        return (<SmapN>self.view).apply(i, [(<Cursor>cursor).advance(self.view, i) for cursor in self.cursors])
 
 
 # ---- Gather ---------------------------------------------------------------------------------------------------------
@@ -748,7 +839,7 @@ cdef View gather_of(object source, object indices):
 @cython.final
 cdef class Gather(Derived):
     """gather[i] = source[indexes[i]], the indexes in an int64 buffer"""
-    cdef const int64_t[::1] packed
+    cdef const int64_t[:] packed  # strided: a slice of a gather looks at the same buffer
 
     def __init__(self, source, packed):
         self.packed = packed
@@ -779,8 +870,40 @@ cdef class Gather(Derived):
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
 
+    cdef object iterate(self):
+        return GatherIterator(self)
+
     def __reduce__(self):
         return Gather, (self.source, numpy.asarray(self.packed)), self.site
+
+
+@cython.final
+cdef class GatherIterator:
+    """A gather; over an exact list without a detour."""
+    cdef Gather view
+    cdef list plain
+    cdef const char *here  # the index of the next item
+    cdef Py_ssize_t i, n, stride
+
+    def __init__(self, Gather view):
+        self.view = view
+        self.n = view.packed.shape[0]
+        if type(view.source) is list and self.n:
+            self.plain, self.here, self.stride = view.source, <const char *>&view.packed[0], view.packed.strides[0]
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t i = self.i, j
+        if i >= self.n:
+            raise StopIteration
+        self.i = i + 1
+        if self.plain is not None:
+            j = (<const int64_t *>(self.here + i * self.stride))[0]
+            if 0 <= j < PyList_GET_SIZE(self.plain):
+                return self.plain[j]
+        return self.view.item(i)
 
 
 @cython.final
@@ -817,6 +940,159 @@ cdef class LazyGather(Derived):
 
     def __reduce__(self):
         return LazyGather, (self.source, self.lazy), self.site
+
+
+# ---- Arange, cycle, repeat ------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Arange(View):
+    """arange[i] = start + i * step"""
+    cdef object numbers  # a range: it knows how to search itself
+    cdef Py_ssize_t start, step, n
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+        self.start, self.step, self.n = numbers.start, numbers.step, len(numbers)
+
+    cdef object item(self, Py_ssize_t i):
+        return self.start + i * self.step
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.n
+
+    cdef object iterate(self):
+        return iter(self.numbers)
+
+    def __contains__(self, value):
+        return value in self.numbers
+
+    def count(self, value):
+        """Return how many items equal the value."""
+        return self.numbers.count(value)
+
+    cdef tuple sources(self):
+        return ()
+
+    def __reduce__(self):
+        return Arange, (self.numbers,), self.site
+
+
+@cython.final
+cdef class Cycle(Derived):
+    """cycle[i] = source[i % len(source)]"""
+    cdef Py_ssize_t limit  # or UNKNOWN
+
+    def __init__(self, source, Py_ssize_t limit):
+        self.limit = limit
+        self.adopt(source)
+
+    cdef Py_ssize_t target(self, Py_ssize_t i) except -1:
+        cdef Py_ssize_t n = size_of(self.source)
+        if n <= 0:
+            raise IndexError("cycle: the sequence has become empty")
+        return i % n
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.source, self.target(i))
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.limit
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, self.target(i), value)
+
+    cdef Py_ssize_t grain(self) except -1:
+        cdef Py_ssize_t grain = grain_of(self.source)
+        return grain if size_of(self.source) % grain == 0 else 1
+
+    def __reduce__(self):
+        return Cycle, (self.source, self.limit), self.site
+
+
+@cython.final
+cdef class Repeat(View):
+    """repeat[i] = value
+
+    Threads: an assignment replaces the one value; a critical section keeps readers from a reference that is being
+    replaced where there is no GIL.
+    """
+    cdef object value
+    cdef Py_ssize_t times  # or UNKNOWN
+
+    def __init__(self, value, Py_ssize_t times):
+        self.value, self.times = value, times
+
+    cdef object item(self, Py_ssize_t i):
+        with cython.critical_section(self):
+            value = self.value
+        return value
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.times
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        with cython.critical_section(self):
+            self.value, value = value, self.value
+        return 0
+
+    cdef tuple sources(self):
+        return ()
+
+    def __reduce__(self):
+        return Repeat, (self.value, self.times), self.site
+
+
+# ---- Switch, case ---------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Case(Joined):
+    """case[i] = values[selector[i]][i], the selector being the first part"""
+
+    def __init__(self, tuple parts):
+        self.adopt(parts)
+
+    cdef object chosen(self, Py_ssize_t i):
+        choice = pull(self, i, self.parts[0], i)
+        try:
+            return self.parts[1:][choice]
+        except BaseException as error:
+            raise function_error(self, i, type(error)(
+                f"case: selector[{i}] must be the index of one of {len(self.parts) - 1} sequences, got {choice!r}"))
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.chosen(i), i)
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.chosen(i), i, value)
+
+    def __reduce__(self):
+        return Case, (self.parts,), self.site
+
+
+@cython.final
+cdef class Switch(Joined):
+    """switch[i] = x[i] if condition[i] else y[i]"""
+
+    def __init__(self, tuple parts):
+        self.adopt(parts)
+
+    cdef object chosen(self, Py_ssize_t i):
+        condition = pull(self, i, self.parts[0], i)
+        try:
+            return self.parts[1] if condition else self.parts[2]
+        except BaseException as error:  # an array, say, has no truth
+            raise function_error(self, i, error)
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.chosen(i), i)
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.chosen(i), i, value)
+
+    def __reduce__(self):
+        return Switch, (self.parts,), self.site
 
 
 # ---- Concatenate ----------------------------------------------------------------------------------------------------
@@ -885,8 +1161,50 @@ cdef class Concatenate(Joined):
                 return 1
         return grain
 
+    cdef object iterate(self):
+        return ConcatenateIterator(self)
+
     def __reduce__(self):
         return Concatenate, (self.parts,), self.site
+
+
+@cython.final
+cdef class ConcatenateIterator:
+    """A concatenation, part by part."""
+    cdef Concatenate view
+    cdef Py_ssize_t k, i, stop  # the part, the next item, and the first one after the part
+    cdef Cursor cursor  # in the part, None before the first
+
+    def __init__(self, Concatenate view):
+        self.view = view
+        self.k = -1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t i = self.i
+        if i == self.stop and not self.next_part():
+            raise StopIteration
+        self.i = i + 1
+        if self.stop != UNKNOWN:
+            return self.cursor.advance(self.view, i)
+        try:
+            return self.cursor.advance(self.view, i)
+        except IndexError:
+            self.i = self.stop = 0
+            self.k = len(self.view.parts)
+        raise StopIteration
+
+    cdef bint next_part(self) except -1:
+        cdef tuple parts = self.view.parts
+        while self.i == self.stop:
+            self.k += 1
+            if self.k >= len(parts):
+                return False
+            self.stop = self.view.n if self.k == len(parts) - 1 else self.view.offsets[self.k + 1]
+        self.cursor = Cursor(parts[self.k])
+        return True
 
 
 def flattened(sequences):
@@ -897,6 +1215,155 @@ def flattened(sequences):
     for sequence in sequences:
         parts.extend((<Concatenate>sequence).parts if type(sequence) is Concatenate else (sequence,))
     return tuple(parts)
+
+
+# ---- Interleave -----------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Interleave(Joined):
+    """interleave[i] = parts[p][row], in turns among the parts that are longer than row
+
+    Parts of one length end together, at the edge of a level. Within a level of `active` parts, item r of it lies in
+    row r // active, and in the part that is number r % active among those still active, in their order. That part is
+    found in a wavelet matrix over the parts sorted by length (Claude and Navarro, The Wavelet Matrix, 2012), in as many
+    steps as their number has bits; so is the level, by bisection.
+
+    Lengths are taken when it is made; unknown ones count as unbounded.
+    """
+    cdef Py_ssize_t n, levels, bits
+    cdef list sizes
+    cdef const int64_t[::1] begin  # by level: its first item
+    cdef const int64_t[::1] row  # by level: its first row
+    cdef const int64_t[::1] ended  # by level: how many parts have ended before it
+    cdef const int64_t[:, ::1] zeros  # by bit, from the highest: how many of the first parts have a 0 there
+
+    def __init__(self, tuple parts):
+        cdef Py_ssize_t bit
+        self.adopt(parts)
+        self.sizes = sizes = [size_of(part) for part in parts]
+        known = sorted(size for size in sizes if size != UNKNOWN)
+        self.n = UNKNOWN if len(known) < len(parts) else 0
+        if sum(known) > PY_SSIZE_T_MAX:
+            raise OverflowError(f"interleave: the sequences hold more than {PY_SSIZE_T_MAX} items")
+        begin, row, ended = [], [], []  # lists of Python ints, which do not overflow
+        total = height = gone = 0
+        for size in [*known, None]:
+            if size != height:
+                begin.append(total)
+                row.append(height)
+                ended.append(gone)
+                if size is not None:
+                    total += (size - height) * (len(parts) - gone)
+                    height = size
+            gone += 1
+        if total > PY_SSIZE_T_MAX:
+            raise OverflowError(f"interleave: more than {PY_SSIZE_T_MAX} items before the last known end")
+        if self.n != UNKNOWN:
+            self.n = total
+        self.levels = len(begin)
+        self.begin, self.row = numpy.array(begin, numpy.int64), numpy.array(row, numpy.int64)
+        self.ended = numpy.array(ended, numpy.int64)
+        order = numpy.argsort([PY_SSIZE_T_MAX if size == UNKNOWN else size for size in sizes], kind="stable")
+        self.bits = len(parts).bit_length()
+        zeros = numpy.zeros((self.bits, len(parts) + 1), numpy.int64)
+        for bit in range(self.bits):
+            is_zero = (order >> (self.bits - 1 - bit)) & 1 == 0
+            numpy.cumsum(is_zero, out=zeros[bit, 1:])
+            order = numpy.concatenate([order[is_zero], order[~is_zero]])
+        self.zeros = zeros
+
+    cdef Py_ssize_t still_active(self, Py_ssize_t first, Py_ssize_t j) noexcept:
+        """The part that is number j, in their order, among those from `first` on when sorted by length."""
+        cdef Py_ssize_t bit, part = 0, last = len(self.parts), low, high, all_zeros
+        for bit in range(self.bits):
+            low, high, all_zeros = self.zeros[bit, first], self.zeros[bit, last], self.zeros[bit, len(self.parts)]
+            part *= 2
+            if j < high - low:
+                first, last = low, high
+            else:
+                j -= high - low
+                part += 1
+                first, last = all_zeros + first - low, all_zeros + last - high
+        return part
+
+    cdef Py_ssize_t locate(self, Py_ssize_t i, Py_ssize_t *row) noexcept:
+        """The part and the row of item i."""
+        cdef Py_ssize_t level = 0, half, n = self.levels, active
+        while n > 1:
+            half = n >> 1
+            if self.begin[level + half] <= i:
+                level += half
+            n -= half
+        active = len(self.parts) - self.ended[level]
+        i -= self.begin[level]
+        row[0] = self.row[level] + i // active
+        return self.still_active(self.ended[level], i % active)
+
+    cdef object item(self, Py_ssize_t i):
+        cdef Py_ssize_t row, part = self.locate(i, &row)
+        return pull(self, i, self.parts[part], row)
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.n
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        cdef Py_ssize_t row, part = self.locate(i, &row)
+        return store(self.parts[part], row, value)
+
+    cdef Py_ssize_t grain(self) except -1:
+        return 1
+
+    cdef object iterate(self):
+        return InterleaveIterator(self)
+
+    def __reduce__(self):
+        return Interleave, (self.parts,), self.site
+
+
+@cython.final
+cdef class InterleaveIterator:
+    """An interleave, row by row."""
+    cdef Interleave view
+    cdef list active, sizes  # the cursors of the parts that have not ended, and their lengths
+    cdef Py_ssize_t i, turn, row, level
+
+    def __init__(self, Interleave view):
+        self.view = view
+        self.active = [Cursor(part) for part in view.parts]
+        self.sizes = view.sizes
+        self.turn = len(self.active)
+        self.row = -1
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Cursor cursor
+        cdef Py_ssize_t i = self.i
+        if self.turn == len(self.active) and not self.next_row():
+            raise StopIteration
+        cursor = <Cursor>self.active[self.turn]
+        self.turn += 1
+        self.i = i + 1
+        if self.view.n != UNKNOWN:
+            return cursor.advance(self.view, i)
+        try:
+            return cursor.advance(self.view, i)
+        except IndexError:
+            self.active = []
+            self.turn = 0
+        raise StopIteration
+
+    cdef bint next_row(self) except -1:
+        """Begin a row, with the parts that reach into it."""
+        self.row += 1
+        self.turn = 0
+        if self.row == 0 or (self.level < self.view.levels and self.row == self.view.row[self.level]):
+            self.level += 1
+            rest = [k for k, size in enumerate(self.sizes) if size > self.row or size == UNKNOWN]
+            self.active, self.sizes = [self.active[k] for k in rest], [self.sizes[k] for k in rest]
+        return len(self.active) > 0
 
 
 # ---- Collate --------------------------------------------------------------------------------------------------------
@@ -923,8 +1390,21 @@ cdef class Collate(Joined):
             store(source, i, value)
         return 0
 
+    cdef object iterate(self):
+        if all([type(part) in (list, tuple, range) for part in self.parts]):
+            return zip(*self.parts)  # nothing can go wrong in these
+        return CollateIterator(self)
+
     def __reduce__(self):
         return Collate, (self.parts,), self.site
+
+
+@cython.final
+cdef class CollateIterator(CursorIterator):
+    """Tuples of the next items."""
+
+    cdef object combine(self, Py_ssize_t i):
+        return tuple([(<Cursor>cursor).advance(self.view, i) for cursor in self.cursors])
 
 
 # ---- Batch, unbatch -------------------------------------------------------------------------------------------------
@@ -954,6 +1434,10 @@ cdef class Batch(Derived):
             values = self.slice(i, start, min(stop, n))
         else:
             values = self.slice_to_end(i, start, stop)
+        return self.finish(i, values)
+
+    cdef object finish(self, Py_ssize_t i, list values):
+        """Batch i out of its items."""
         if not values or (self.drop_last and len(values) < self.k):
             raise IndexError(f"batch index {i} is out of range")
         if self.pad is not None:
@@ -968,6 +1452,8 @@ cdef class Batch(Derived):
     cdef list slice(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
         """The items from start to stop, for batch i."""
         cdef Py_ssize_t j
+        if type(self.source) is list and stop <= PyList_GET_SIZE(self.source):
+            return (<list>self.source)[start:stop]
         return [pull(self, i, self.source, j) for j in range(start, stop)]
 
     cdef list slice_to_end(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
@@ -1003,8 +1489,36 @@ cdef class Batch(Derived):
         cdef Py_ssize_t grain = grain_of(self.source)
         return grain // self.k if grain % self.k == 0 else 1
 
+    cdef object iterate(self):
+        return BatchIterator(self) if isinstance(self.source, View) else ViewIterator(self)
+
     def __reduce__(self):
         return Batch, (self.source, self.k, self.drop_last, self.pad, self.collate_fn), self.site
+
+
+@cython.final
+cdef class BatchIterator(CursorIterator):
+    """Batches of the next items of a view."""
+
+    cdef object combine(self, Py_ssize_t i):
+        cdef Batch view = <Batch>self.view
+        cdef Cursor cursor = <Cursor>self.cursors[0]
+        cdef Py_ssize_t count = view.k, n = size_of(view.source)
+        cdef list values = []
+        if n != UNKNOWN:
+            count = min(count, n - i * view.k)
+        while len(values) < count:
+            try:
+                values.append(cursor.advance(view, i))
+            except IndexError:
+                if n != UNKNOWN:
+                    raise
+                break
+        return view.finish(i, values)
+
+    cdef int realign(self) except -1:
+        (<Cursor>self.cursors[0]).go_to(self.i * (<Batch>self.view).k)
+        return 0
 
 
 @cython.final
@@ -1125,6 +1639,213 @@ cdef class UnbatchIterator:
                     raise
         self.view = self.batch = None
         raise StopIteration
+
+
+# ---- Split ----------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Split(Derived):
+    """split[i] = source[starts[i]:stops[i]], a slice of the source's own where that is known to mean what it says"""
+    cdef const int64_t[::1] starts, stops
+    cdef bint sliceable
+
+    def __init__(self, source, starts, stops, sliceable):
+        self.starts, self.stops, self.sliceable = starts, stops, sliceable
+        self.adopt(source)
+
+    cdef object item(self, Py_ssize_t i):
+        if i >= self.starts.shape[0]:
+            raise IndexError(f"split index {i} is out of range for {self.starts.shape[0]} items")
+        if self.sliceable:
+            return self.source[self.starts[i]:self.stops[i]]
+        if isinstance(self.source, View):
+            return slice_of(self.source, slice(self.starts[i], self.stops[i]))
+        return Slice(self.source, self.starts[i], 1, self.stops[i] - self.starts[i])
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.starts.shape[0]
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        cdef Py_ssize_t j
+        cdef list values = list(value)
+        if len(values) != self.stops[i] - self.starts[i]:
+            raise ValueError(f"split only supports one-to-one assignment: {len(values)} values for the "
+                             f"{self.stops[i] - self.starts[i]} items of piece {i}")
+        for j in range(len(values)):
+            store(self.source, self.starts[i] + j, values[j])
+        return 0
+
+    def __reduce__(self):
+        return Split, (self.source, numpy.asarray(self.starts), numpy.asarray(self.stops), self.sliceable), self.site
+
+
+# ---- Uniter ---------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Pass:
+    """One pass over an iterable, and the items that it has given last."""
+    cdef object iterator, recent
+    cdef Py_ssize_t following  # the index of the item that comes next
+
+    def __init__(self, iterator, recent):
+        self.iterator, self.recent = iterator, recent
+
+
+@cython.final
+cdef class Uniter(View):
+    """uniter[i] = the item of the iterable that comes after i others
+
+    Threads: `lock` guards the passes; it is held while the iterable works, which no two threads could use at once. It
+    is reentrant, for an iterable that reads the uniter.
+    """
+    cdef readonly object iterable
+    cdef Py_ssize_t cache_size, n_parallel, n
+    cdef list passes  # the one used last at the end
+    cdef object lock
+
+    def __init__(self, iterable, Py_ssize_t cache_size, Py_ssize_t n_parallel, Py_ssize_t n):
+        self.iterable, self.cache_size, self.n_parallel, self.n = iterable, cache_size, n_parallel, n
+        self.passes, self.lock = [], RLock()
+
+    cdef object item(self, Py_ssize_t i):
+        with self.lock:
+            return self.reach(i)
+
+    cdef object reach(self, Py_ssize_t i):
+        cdef Pass best = None, candidate
+        for candidate in self.passes:
+            if candidate.following - len(candidate.recent) <= i:
+                if best is None or candidate.following > best.following:
+                    best = candidate
+        if best is None:
+            best = self.new_pass()
+        else:
+            self.passes.remove(best)
+        # A pass that fails is not used again: its iterator may call itself exhausted from then on.
+        try:
+            while best.following <= i:
+                best.recent.append(next(best.iterator))
+                best.following += 1
+        except StopIteration:
+            self.passes.append(best)
+            if self.n != UNKNOWN:
+                raise function_error(self, i, IndexError(
+                    f"uniter: the iterable has ended after {best.following} items, its size being {self.n}")) from None
+            raise IndexError(f"uniter index {i} is out of range for {best.following} items") from None
+        except BaseException as error:
+            raise function_error(self, i, error)
+        self.passes.append(best)
+        return best.recent[len(best.recent) - (best.following - i)]
+
+    cdef Pass new_pass(self):
+        """A pass from the start, in place of the one used longest ago where there are enough."""
+        iterator = iter(self.iterable)
+        if iterator is self.iterable and self.passes:
+            raise RuntimeError("uniter: an iterator cannot start again, as it must to go back further than cache_size: "
+                               f"{self.iterable!r}")
+        if len(self.passes) >= self.n_parallel:
+            del self.passes[0]
+        return Pass(iterator, deque(maxlen=max(1, self.cache_size)))
+
+    cdef Py_ssize_t size(self) except? -1:
+        return self.n
+
+    cdef tuple sources(self):
+        return (self.iterable,)
+
+    def __reduce__(self):
+        return Uniter, (self.iterable, self.cache_size, self.n_parallel, self.n), self.site
+
+
+# ---- Debug, monitor -------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Debug(Derived):
+    """debug[i] = source[i], seen by probe(i, source[i])"""
+    cdef object probe
+
+    def __init__(self, source, probe):
+        self.probe = probe
+        self.adopt(source)
+
+    cdef object item(self, Py_ssize_t i):
+        value = pull(self, i, self.source, i)
+        try:
+            self.probe(i, value)
+        except BaseException as error:
+            raise function_error(self, i, error)
+        return value
+
+    cdef Py_ssize_t grain(self) except -1:
+        return grain_of(self.source)
+
+    def __reduce__(self):
+        return Debug, (self.source, self.probe), self.site
+
+
+@cython.final
+cdef class Monitor(Derived):
+    """monitor[i] = source[i], and how long that takes
+
+    Threads: the two sums change together, in a critical section that runs no code of the user's.
+    """
+    cdef Py_ssize_t reads
+    cdef double seconds
+
+    def __init__(self, source):
+        self.adopt(source)
+
+    cdef object item(self, Py_ssize_t i):
+        cdef double start = perf_counter()
+        value = pull(self, i, self.source, i)
+        self.note(perf_counter() - start)
+        return value
+
+    cdef int note(self, double seconds) except -1:
+        with cython.critical_section(self):
+            self.reads += 1
+            self.seconds += seconds
+        return 0
+
+    cdef object iterate(self):
+        return MonitorIterator(self)
+
+    def read_delay(self):
+        """Return the mean time that reading an item took, in seconds."""
+        with cython.critical_section(self):
+            reads, seconds = self.reads, self.seconds
+        if reads == 0:
+            raise RuntimeError("monitor_throughput: nothing was read yet")
+        return seconds / reads
+
+    def throughput(self):
+        """Return how many items are read in a second."""
+        return 1 / max(self.read_delay(), 1e-12)
+
+    def reset(self):
+        """Forget what was measured."""
+        with cython.critical_section(self):
+            self.reads, self.seconds = 0, 0
+
+    cdef Py_ssize_t grain(self) except -1:
+        return grain_of(self.source)
+
+    def __reduce__(self):
+        return Monitor, (self.source,), self.site
+
+
+@cython.final
+cdef class MonitorIterator(CursorIterator):
+    """The next item, and how long it takes."""
+
+    cdef object combine(self, Py_ssize_t i):
+        cdef double start = perf_counter()
+        value = (<Cursor>self.cursors[0]).advance(self.view, i)
+        (<Monitor>self.view).note(perf_counter() - start)
+        return value
 
 
 # ---- Cache ----------------------------------------------------------------------------------------------------------

@@ -189,12 +189,17 @@ cdef class Prefetch(Derived):
 
         A worker that is evaluating an item ends after it, and is not waited for.
         """
+        _workers.join(self.dismiss())
+
+    def dismiss(self):
+        """Tell the workers to end, and return their threads."""
         cdef Engine engine = self.engine
         self.closed = True
-        if engine is not None:
-            engine.close()
-            _workers.join(engine.threads)
-            self.engine = None
+        self.engine = None
+        if engine is None:
+            return []
+        engine.close()
+        return engine.threads
 
     def forget_workers(self):
         """In a forked child, where there are no threads but the one that forked: start anew at the next read."""
@@ -316,7 +321,7 @@ cdef class Prefetch(Derived):
             if status == LZS_CLOSED:
                 self.engine = None  # the next read tries again
                 raise EvaluationError(f"start_hook failed in a worker of {self.label()} made at {self.site}",
-                                      stage=f"{self.label()} at {self.site}") from engine.start_error
+                                      stage=self.stage) from engine.start_error
             PyErr_CheckSignals()
         results = <object>result
         Py_DECREF(results)  # the ring's

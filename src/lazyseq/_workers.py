@@ -44,8 +44,7 @@ def run_hook(hook, worker):
 
 
 def _close_all():
-    for prefetch in list(started):
-        prefetch.close()
+    join([thread for prefetch in list(started) for thread in prefetch.dismiss()])
 
 
 def _forget_workers():

@@ -1,10 +1,14 @@
 """Join sequences, and group their items."""
 
+import array
 import logging
+import operator
+
+import numpy
 
 from . import _checks, _core
 
-__all__ = ["batch", "collate", "concatenate", "unbatch"]
+__all__ = ["batch", "collate", "concatenate", "split", "unbatch"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,3 +134,66 @@ def unbatch(sequence, batch_size, last_batch_size=None):
         if last > k:
             raise _checks.wrong(ValueError, "unbatch", "last_batch_size", f"at most batch_size, {k}", last)
     return _core.Unbatch(sequence, k, last)
+
+
+SLICEABLE = (list, tuple, str, bytes, bytearray, memoryview, range, array.array, numpy.ndarray)
+
+
+def split(sequence, edges):
+    """Return a view of the pieces of a sequence.
+
+    ``split(xs, [a, b])`` holds ``xs[:a]``, ``xs[a:b]`` and ``xs[b:]``. A piece is a slice: a view where the
+    sequence is one, or has no slices of its own that are known to be what a list's are. The length is
+    taken now. A piece can be assigned, one value for each item.
+
+    Args:
+        sequence (Sequence): what to cut, of known length.
+        edges (int or Sequence[int] or Sequence[tuple[int, int]]): at how many places to cut it into equal pieces;
+            or the indices of the cuts, none being one piece; or the start and stop of each piece. All are
+            clipped as those of slices are, and count from the end where they are negative.
+
+    Returns:
+        View: of the pieces.
+
+    Raises:
+        TypeError: if the sequence cannot be indexed or has no length, or edges are none of these.
+        ValueError: if edges is an int below 0, or one that does not cut the sequence into equal pieces.
+
+    >>> list(split("aabbbc", [2, 5]))
+    ['aa', 'bbb', 'c']
+    >>> list(split([1, 2, 3, 4], 1))
+    [[1, 2], [3, 4]]
+    >>> list(split(range(9), [(0, 2), (7, 9)]))
+    [range(0, 2), range(7, 9)]
+    """
+    _checks.source(sequence, "split", "sequence")
+    size = _core.length(sequence)
+    if size is None:
+        raise _checks.wrong(TypeError, "split", "sequence", "of known length", sequence)
+    bounds = [slice(start, stop).indices(size)[:2] for start, stop in _pieces(edges, size)]
+    starts = numpy.array([start for start, _ in bounds], numpy.int64)
+    stops = numpy.array([max(start, stop) for start, stop in bounds], numpy.int64)
+    return _core.Split(sequence, starts, stops, isinstance(sequence, SLICEABLE))
+
+
+def _pieces(edges, size):
+    """The start and stop of each piece, as slices have them."""
+    expected = "an int, a sequence of ints, or one of (start, stop) pairs"
+    try:
+        cuts = operator.index(edges)
+    except TypeError:
+        pass
+    else:
+        cuts = _checks.count(cuts, "split", "edges", least=0)
+        if size % (cuts + 1):
+            raise ValueError(f"split: edges must cut {size} items into equal pieces, got {cuts} ({cuts + 1} pieces)")
+        step = size // (cuts + 1)
+        return [(k * step, (k + 1) * step) for k in range(cuts + 1)]
+    try:
+        edges = list(edges)
+        if edges and not hasattr(type(edges[0]), "__index__"):
+            return [(operator.index(start), operator.index(stop)) for start, stop in edges]
+        edges = [operator.index(edge) for edge in edges]
+    except (TypeError, ValueError):
+        raise _checks.wrong(TypeError, "split", "edges", expected, edges) from None
+    return list(zip([None, *edges], [*edges, None], strict=True))

@@ -1,0 +1,52 @@
+"""Functions that travel without their module."""
+
+import functools
+import types
+
+import cloudpickle
+
+__all__ = ["SerializableFunc"]
+
+
+class SerializableFunc:
+    """A function that is pickled by value: unpickled, it is what it was, whatever became of its source file.
+
+    A thin bridge to cloudpickle, for code written for SeqTools; new code may use cloudpickle itself.
+
+    Args:
+        func (function): a Python function.
+
+    Raises:
+        TypeError: if func is no Python function.
+
+    >>> import pickle
+    >>> @SerializableFunc
+    ... def double(x):
+    ...     return 2 * x
+    >>> pickle.loads(pickle.dumps(double))(4)
+    8
+    """
+
+    def __init__(self, func):
+        if isinstance(func, SerializableFunc):
+            func = func.func
+        if not isinstance(func, types.FunctionType):
+            raise TypeError(f"SerializableFunc: func must be a Python function, got {func!r}")
+        self.func = func
+        functools.update_wrapper(self, func)
+
+    def __call__(self, *args, **kwargs):
+        return self.func(*args, **kwargs)
+
+    def __reduce__(self):
+        func = self.func
+        twin = types.FunctionType(func.__code__, func.__globals__, func.__name__, func.__defaults__, func.__closure__)
+        twin.__kwdefaults__, twin.__doc__ = func.__kwdefaults__, func.__doc__
+        twin.__module__ = "__main__"  # which cloudpickle takes as: not to be found elsewhere, so by value
+        return _load, (cloudpickle.dumps(twin), func.__module__)
+
+
+def _load(data, module):
+    func = cloudpickle.loads(data)
+    func.__module__ = module
+    return SerializableFunc(func)
