@@ -413,6 +413,15 @@ def test_close_ends_the_workers_and_reading():
         next(iter(view))
 
 
+def test_views_over_a_closed_prefetch_say_so():
+    view = prefetch(range(10), 2)
+    part = smap(operator.neg, view[2:])
+    assert part[0] == -2
+    view.close()
+    with pytest.raises(ValueError, match="^prefetch is closed$"):
+        part[0]
+
+
 def test_close_before_the_first_read():
     view = prefetch(range(10), 2)
     view.close()

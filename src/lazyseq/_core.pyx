@@ -161,11 +161,10 @@ cdef object function_error(View stage, Py_ssize_t i, object error):
 cdef object source_error(View stage, Py_ssize_t i, object source, Py_ssize_t j, object error, object evaluation):
     """What to raise when reading source[j] for the stage's item i raised `error`."""
     cdef Py_ssize_t size
-    if isinstance(error, IndexError):
-        # The end of a source, known or not, is no failure of an item. A view's own IndexError is always an end:
-        # those of user functions were wrapped further in, unless the user has asked for them.
-        if isinstance(source, View):
-            return error
+    if isinstance(source, View):
+        # What is no failure of an item is the view's own to say: that it has ended, or is closed.
+        return stage_error(stage, i, error, evaluation) if isinstance(error, EvaluationError) else error
+    if isinstance(error, IndexError):  # the end of a source, known or not, is no failure of an item
         size = foreign_size(source)
         if size == UNKNOWN or j >= size:
             return error
