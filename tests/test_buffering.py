@@ -317,6 +317,7 @@ def test_many_threads_over_a_small_cache():
 def test_ctrl_c_reaches_a_thread_that_waits():
     script = textwrap.dedent("""
         import os, signal, threading, lazyseq
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
         computing = threading.Event()
         view = lazyseq.add_cache(lazyseq.smap(lambda i: computing.set() or threading.Event().wait(), [0]))
         threading.Thread(target=lambda: view[0], daemon=True).start()

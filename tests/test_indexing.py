@@ -1,12 +1,25 @@
-"""gather, take."""
+"""gather, take, arange, cycle, repeat, interleave, switch, case, uniter."""
 
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from lazyseq import gather, smap, take
+from lazyseq import (
+    EvaluationError,
+    arange,
+    case,
+    cycle,
+    gather,
+    interleave,
+    repeat,
+    smap,
+    switch,
+    take,
+    uniter,
+)
 
 
 def test_gather_orders_and_repeats():
@@ -79,3 +92,178 @@ def test_slicing_a_gather_copies_nothing():
     tracemalloc.stop()
     assert size < 10_000
     assert part[-6] == 25 and part.indexes == list(range(10, 10**5, 3))[::-1]
+
+
+# ---- arange, cycle, repeat
+
+
+@pytest.mark.parametrize("arguments", [(10,), (0,), (2, 9), (0, -10, 1), (10, -10, -3), (-5, 10, 4)])
+def test_arange_is_range(arguments):
+    expected = range(*arguments)
+    view = arange(*arguments)
+    assert list(view) == list(expected) and len(view) == len(expected)
+    assert [n in view for n in range(-12, 12)] == [n in expected for n in range(-12, 12)]
+    assert list(view[::-2]) == list(expected)[::-2]
+
+
+def test_arange_searches_without_counting():
+    view = arange(0, 10**15, 3)
+    assert 3 * 10**14 in view and 10**14 not in view
+    assert view.count(9) == 1 and view.index(9 * 10**10) == 3 * 10**10
+
+
+def test_cycle_wraps_and_assigns():
+    source = [1, 2, 3]
+    view = cycle(source, 8)
+    view[4] = "b"
+    assert source == [1, "b", 3] and list(view) == [1, "b", 3, 1, "b", 3, 1, "b"]
+    endless = cycle(source)
+    endless[10**12] = "c"  # 10**12 % 3 == 1
+    assert source[1] == "c"
+    source.append(4)
+    assert [endless[i] for i in range(5)] == [1, "c", 3, 4, 1]
+    source.clear()
+    with pytest.raises(IndexError, match="has become empty"):
+        view[0]
+
+
+def test_repeat_is_one_value():
+    value = object()
+    assert all(x is value for x in repeat(value, 5)) and len(repeat(value, 5)) == 5
+    view = repeat(1, 4)
+    view[-2] = 7
+    assert list(view) == [7] * 4
+    view[1:3] = [8, 9]
+    assert list(view) == [9] * 4
+
+
+# ---- interleave, switch, case
+
+
+def test_interleave_takes_turns():
+    a, b, c = [1, 2, 3, 4, 5], ["a", "b", "c"], [0.1, 0.2, 0.3, 0.4]
+    view = interleave(a, b, c)
+    expected = [1, "a", 0.1, 2, "b", 0.2, 3, "c", 0.3, 4, 0.4, 5]
+    assert list(view) == [view[i] for i in range(12)] == expected
+    view[3], view[-1] = "second", "last"
+    assert a == [1, "second", 3, 4, "last"]
+    assert list(interleave()) == [] and list(interleave([], [])) == []
+
+
+def test_interleave_of_many_parts_of_all_lengths():
+    parts = [[(k, row) for row in range((7 * k) % 23)] for k in range(40)]
+    expected = [part[row] for row in range(23) for part in parts if row < len(part)]
+    view = interleave(*parts)
+    assert list(view) == [view[i] for i in range(len(view))] == expected
+
+
+def test_interleave_of_unbounded_sequences():
+    view = interleave(cycle("abc"), [1, 2], repeat(0))
+    assert "".join(map(str, view[:10])) == "a10b20c0a0"
+    assert [view[10**12 + k] for k in range(2)] == list(view[10**12 : 10**12 + 2])
+
+
+def test_switch_takes_any_truth():
+    view = switch([1, 0, "", "x", None], range(5), range(10, 15))
+    assert list(view) == [0, 11, 12, 3, 14]
+    x, y = [1, 2], [3, 4]
+    switch(np.array([True, False]), x, y)[:] = ["x", "y"]
+    assert (x, y) == (["x", 2], [3, "y"])
+
+
+def test_case_names_a_bad_selector():
+    view = case([0, 3, "a", -1], "abcd", "efgh")
+    assert view[0] == "a" and view[3] == "h"
+    for i, given in ((1, "3"), (2, "'a'")):
+        with pytest.raises(EvaluationError) as caught:
+            view[i]
+        assert (
+            str(caught.value.__cause__) == f"case: selector[{i}] must be the index of one of 2 sequences, got {given}"
+        )
+    x, y = [1, 2], [3, 4]
+    case([1, 0], x, y)[0] = "y"
+    assert (x, y) == ([1, 2], ["y", 4])
+
+
+# ---- uniter
+
+
+class Counted:
+    """An iterable that counts its passes and its steps."""
+
+    def __init__(self, n):
+        self.n, self.passes, self.steps = n, 0, 0
+
+    def __iter__(self):
+        self.passes += 1
+        for i in range(self.n):
+            self.steps += 1
+            yield i
+
+
+def test_uniter_goes_on_and_starts_again():
+    source = Counted(100)
+    view = uniter(source, cache_size=10)
+    assert (source.passes, view[20], view[15], view[11]) == (0, 20, 15, 11)
+    assert (source.passes, source.steps) == (1, 21)
+    assert view[50] == 50 and source.steps == 51
+    assert view[3] == 3 and source.passes == 2
+    assert list(uniter(source, size=100)) == list(range(100))
+
+
+def test_uniter_keeps_several_passes():
+    source = Counted(1000)
+    view = uniter(source, n_parallel=2, size=1000)
+    for i in range(400):
+        assert view[i] == i and view[i + 500] == i + 500
+    assert source.passes == 2 and source.steps <= 1400
+
+
+def test_uniter_of_unknown_size():
+    view = uniter(Counted(5))
+    assert list(view) == [0, 1, 2, 3, 4]
+    with pytest.raises(IndexError, match="out of range for 5 items"):
+        view[7]
+    with pytest.raises(TypeError):
+        len(view)
+    with pytest.raises(IndexError):
+        view[-1]
+    assert list(smap(str, view)) == list("01234")
+
+
+def test_uniter_of_an_iterator_says_that_it_cannot_start_again():
+    view = uniter(iter(range(10)), cache_size=2)
+    assert [view[3], view[4], view[3]] == [3, 4, 3]
+    with pytest.raises(RuntimeError, match="an iterator cannot start again"):
+        view[0]
+    assert view[5] == 5
+
+
+def test_uniter_of_an_iterable_that_ends_before_its_size_or_fails():
+    with pytest.raises(EvaluationError) as caught:
+        uniter(Counted(3), size=5)[4]
+    assert str(caught.value.__cause__) == "uniter: the iterable has ended after 3 items, its size being 5"
+
+    class Fails:
+        def __iter__(self):
+            yield 0
+            raise OSError("torn")
+
+    view = uniter(Fails())
+    assert view[0] == 0
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match="failed to evaluate item 1 of uniter") as caught:
+            view[1]
+        assert str(caught.value.__cause__) == "torn"
+    assert view[0] == 0
+
+
+def test_threads_share_a_uniter():
+    view = uniter(Counted(300), cache_size=5, n_parallel=3, size=300)
+    results = []
+    readers = [threading.Thread(target=lambda: results.append(list(view))) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert results == [list(range(300))] * 4

@@ -561,6 +561,7 @@ def test_the_interpreter_exits_while_an_item_never_ends():
 def test_ctrl_c_reaches_a_waiting_reader():
     result = run_script("""
         import os, signal, threading, time, lazyseq
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
         p = lazyseq.prefetch(lazyseq.smap(lambda i: i or threading.Event().wait(), range(1, -1, -1)), 2)
         assert p[0] == 1
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

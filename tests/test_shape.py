@@ -1,11 +1,11 @@
-"""collate, concatenate, batch, unbatch."""
+"""collate, concatenate, batch, unbatch, split."""
 
 import logging
 
 import numpy as np
 import pytest
 
-from lazyseq import EvaluationError, batch, collate, concatenate, smap, unbatch
+from lazyseq import EvaluationError, batch, collate, concatenate, smap, split, unbatch
 
 
 def noting(function=lambda x: x):
@@ -226,3 +226,64 @@ def test_a_million_parts_take_their_offsets_and_references():
     part = [1]
     view = concatenate([part] * 10**6)
     assert len(view) == 10**6 and view[999_999] == 1
+
+
+# ---- split
+
+
+@pytest.mark.parametrize(
+    ("edges", "expected"),
+    [
+        (0, ["abcdef"]),
+        (1, ["abc", "def"]),
+        (5, list("abcdef")),
+        ([], ["abcdef"]),
+        ([2], ["ab", "cdef"]),
+        ([0, 2, 2, 6], ["", "ab", "", "cdef", ""]),
+        ([-2], ["abcd", "ef"]),
+        ([4, 99], ["abcd", "ef", ""]),
+        ([4, 2], ["abcd", "", "cdef"]),
+        ([(0, 2), (4, 5), (5, 3), (-1, 99)], ["ab", "e", "", "f"]),
+        (np.array([2, 4]), ["ab", "cd", "ef"]),
+    ],
+)
+def test_split_cuts_as_slices_do(edges, expected):
+    view = split("abcdef", edges)
+    assert list(view) == expected and len(view) == len(expected)
+    assert ["".join(piece) for piece in split(list("abcdef"), edges)] == expected
+    lazy = split(smap(str, "abcdef"), edges)
+    assert ["".join(piece) for piece in lazy] == expected
+
+
+def test_the_pieces_of_a_view_are_views():
+    noted, calls = noting()
+    pieces = split(smap(noted, range(6)), 2)
+    assert calls == [] and [len(piece) for piece in pieces] == [2, 2, 2]
+    assert pieces[1][0] == 2 and calls == [2]
+
+
+def test_split_of_a_source_that_has_no_slices_of_its_own():
+    class Dataset:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return {"rows": i}
+
+    assert [list(piece) for piece in split(Dataset(), [1])] == [
+        [{"rows": 0}],
+        [{"rows": 1}, {"rows": 2}, {"rows": 3}],
+    ]
+
+
+def test_assigning_pieces():
+    source = list(range(6))
+    view = split(source, [2])
+    view[0] = "ab"
+    view[1:] = ["cdef"]
+    assert source == list("abcdef")
+    with pytest.raises(ValueError, match="3 values for the 2 items of piece 0"):
+        view[0] = "abc"
+    source = list(range(4))
+    split(concatenate([source]), 1)[1] = "xy"
+    assert source == [0, 1, "x", "y"]

@@ -966,6 +966,14 @@ cdef class Arange(View):
     def __contains__(self, value):
         return value in self.numbers
 
+    def index(self, value, start=0, stop=None):
+        """Return the first index of the value, within start and stop as a slice has them; ValueError if absent."""
+        first = slice(start, stop).indices(self.n)[0]
+        try:
+            return first + self.numbers[start:stop].index(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not in {self.label()}") from None
+
     def count(self, value):
         """Return how many items equal the value."""
         return self.numbers.count(value)
@@ -1731,7 +1739,7 @@ cdef class Uniter(View):
             self.passes.append(best)
             if self.n != UNKNOWN:
                 raise function_error(self, i, IndexError(
-                    f"uniter: the iterable has ended after {best.following} items, its size being {self.n}")) from None
+                    f"uniter: the iterable has ended after {best.following} items, its size being {self.n}"))
             raise IndexError(f"uniter index {i} is out of range for {best.following} items") from None
         except BaseException as error:
             raise function_error(self, i, error)

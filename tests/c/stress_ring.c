@@ -1,33 +1,57 @@
-/* One reader against real worker threads: jumps, runs of any length, workers that dawdle.
+/* One reader against real worker threads: jumps, runs of any length, delays, ends at any moment.
  *
  *   stress_ring [SEED [ITEMS]]
  *
- * Every result is a block of its own, so that a sanitizer sees one that is lost or freed twice.
+ * The seed decides what each thread does, not how their steps mix. Every result is a block of its own, so that ASan
+ * sees one that is lost or freed twice, and TSan one that is not handed over properly.
  */
+#define _POSIX_C_SOURCE 200809L /* alarm, nanosleep */
 #include "check.h"
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "../../src/lazyseq/_prefetch.h"
 
-enum { MAX_WORKERS = 4 };
+enum { MAX_WORKERS = 4, MAX_CAPACITY = 512, MAX_RUNS = 1 << 20 };
+
+/* What a round is like. A "one in" of 0 means never. */
+typedef struct {
+    const char *name;
+    unsigned jump_one_in; /* the reader takes runs back and goes on elsewhere */
+    unsigned all_one_in;  /* if it jumps: all runs, not only the first few */
+    unsigned delay_one_in;
+    unsigned close_one_in; /* somebody closes the ring; the reader finds out */
+    int greedy;            /* the reader always fills the ring, and flushes once for all */
+} manner;
+
+/* Neither the ring nor anything that a thread of a round sees outlives the round. */
+typedef struct {
+    lzs_ring *ring;
+    const manner *manner;
+    uint32_t nworkers;
+    long capacity;
+    /* Claims that were neither cancelled nor taken back yet: evaluations under way and results that wait. */
+    atomic_long started;
+} arena;
+
+typedef struct {
+    arena *arena;
+    uint32_t number;
+    uint64_t random;
+} worker;
 
 typedef struct {
     lzs_run run;
+    uint64_t seal;
 } result;
 
-typedef struct {
-    lzs_ring *ring;
-    uint32_t number;
-    uint64_t seed;
-    int dawdle;
-} worker;
-
-static atomic_long alive; /* results that exist */
+static atomic_long alive;              /* results that exist */
+static atomic_uchar claims[MAX_RUNS]; /* how often each run of this round was claimed */
+static atomic_long sink;
 static uint64_t seed = 1;
 
 /* xorshift64: any fast generator will do. */
@@ -39,143 +63,310 @@ static uint64_t draw(uint64_t *state)
     return *state;
 }
 
+static int one_in(uint64_t *state, unsigned n)
+{
+    return n != 0 && (draw(state) >> 20) % n == 0;
+}
+
+/* Started from any number, zero too; neighbours must differ widely. */
+static uint64_t generator(uint64_t n)
+{
+    n = (n + UINT64_C(0x9E3779B97F4A7C15)) * UINT64_C(0xBF58476D1CE4E5B9);
+    n = (n ^ n >> 31) * UINT64_C(0x94D049BB133111EB);
+    return (n ^ n >> 29) | 1;
+}
+
+static void delay(uint64_t *state)
+{
+    uint64_t how = draw(state) >> 20;
+    if (how % 4 == 0)
+        sched_yield();
+    else
+        for (uint64_t n = how % 512; n > 0; n--)
+            atomic_fetch_add_explicit(&sink, 1, memory_order_relaxed);
+}
+
+/* ---- Results ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t seal_of(lzs_run run)
+{
+    return generator((uint64_t)run.index * 31 + (uint64_t)run.count);
+}
+
+static result *make(lzs_run run)
+{
+    result *r = malloc(sizeof *r);
+    CHECK(r != NULL);
+    *r = (result){run, seal_of(run)};
+    atomic_fetch_add_explicit(&alive, 1, memory_order_relaxed);
+    return r;
+}
+
+static void release(result *r, lzs_run expected)
+{
+    CHECK(r->run.index == expected.index && r->run.count == expected.count && r->seal == seal_of(expected));
+    r->seal = 0;
+    free(r);
+    atomic_fetch_sub_explicit(&alive, 1, memory_order_relaxed);
+}
+
+/* ---- Workers ---------------------------------------------------------------------------------------------------- */
+
 static void *work(void *argument)
 {
     worker *w = argument;
+    arena *a = w->arena;
+    /* Without jumps nothing is cancelled; with them, each worker may be busy with a run that left the ring. */
+    const long most = a->capacity + (a->manner->jump_one_in ? (long)a->nworkers : 0);
     lzs_claim c;
+    lzs_status status;
 
-    while (lzs_ring_claim_wait(w->ring, w->number, &c) == LZS_OK) {
-        result *r = malloc(sizeof *r);
-        CHECK(r != NULL);
-        atomic_fetch_add(&alive, 1);
-        r->run = c.run;
-        if (w->dawdle)
-            for (uint64_t n = draw(&w->seed) % 64; n > 60; n--)
-                sched_yield();
-        if (lzs_ring_deliver(w->ring, &c, r) != LZS_OK) {
-            free(r);
-            atomic_fetch_sub(&alive, 1);
+    for (;;) {
+        result *r;
+        status = LZS_EMPTY;
+        if (one_in(&w->random, 2))
+            status = lzs_ring_claim(a->ring, w->number, &c);
+        if (status == LZS_EMPTY)
+            status = lzs_ring_claim_wait(a->ring, w->number, &c);
+        if (status == LZS_CLOSED)
+            return NULL;
+        CHECK(status == LZS_OK);
+        CHECK(atomic_fetch_add_explicit(&a->started, 1, memory_order_relaxed) < most);
+        CHECK(atomic_fetch_add_explicit(&claims[c.run.index & (MAX_RUNS - 1)], 1, memory_order_relaxed) == 0);
+        if (one_in(&w->random, a->manner->delay_one_in))
+            delay(&w->random);
+        r = make(c.run);
+        (void)lzs_ring_wanted(a->ring, &c);
+        status = lzs_ring_deliver(a->ring, &c, r);
+        if (status != LZS_OK) {
+            CHECK(status == LZS_CANCELLED);
+            release(r, c.run);
+            atomic_fetch_sub_explicit(&a->started, 1, memory_order_relaxed);
         }
     }
-    return NULL;
 }
 
-static void release(void *r)
+static void start(arena *a, worker *workers, pthread_t *threads)
 {
-    if (r != NULL) {
-        free(r);
-        atomic_fetch_sub(&alive, 1);
-    }
-}
-
-static void start(lzs_ring *ring, uint32_t nworkers, int dawdle, worker *workers, pthread_t *threads)
-{
-    for (uint32_t i = 0; i < nworkers; i++) {
-        workers[i] = (worker){ring, i, seed * 7919 + i + 1, dawdle};
+    for (uint32_t i = 0; i < a->nworkers; i++) {
+        workers[i] = (worker){a, i, generator(seed * 1000 + i)};
         CHECK(pthread_create(&threads[i], NULL, work, &workers[i]) == 0);
     }
 }
 
-static void end(lzs_ring *ring, uint32_t nworkers, pthread_t *threads)
-{
-    void *r;
+/* ---- The reader ------------------------------------------------------------------------------------------------- */
 
-    lzs_ring_close(ring);
+/* The runs in the ring, as the reader remembers them: numbers from `head` up to `tail`. */
+typedef struct {
+    lzs_run runs[MAX_CAPACITY];
+    uint64_t head, tail;
+} window;
+
+static lzs_run *remembered(window *w, uint64_t number)
+{
+    return &w->runs[number % MAX_CAPACITY];
+}
+
+/* Take back the first run. */
+static void drop(arena *a, window *w)
+{
+    void *r = a;
+    CHECK(lzs_ring_drop(a->ring, &r) == LZS_OK);
+    if (r != NULL) {
+        release(r, *remembered(w, w->head));
+        atomic_fetch_sub_explicit(&a->started, 1, memory_order_relaxed);
+    }
+    w->head++;
+}
+
+/* Publish at least one run, if there is none. The low bits of an index number the run, the others are the place. */
+static void fill(arena *a, window *w, int64_t place, uint64_t *random)
+{
+    for (;;) {
+        lzs_run run = {(int64_t)((uint64_t)place * MAX_RUNS | w->tail), 1 + (int64_t)(draw(random) >> 50)};
+        lzs_status status = lzs_ring_publish(a->ring, run);
+        if (w->tail - w->head == (uint64_t)a->capacity) {
+            CHECK(status == LZS_FULL);
+            break;
+        }
+        CHECK(status == LZS_OK);
+        *remembered(w, w->tail++) = run;
+        if (!a->manner->greedy && one_in(random, 4))
+            lzs_ring_flush(a->ring);
+        if (!a->manner->greedy && one_in(random, 4))
+            break;
+    }
+    lzs_ring_flush(a->ring);
+}
+
+/* Read one run, which is the first of the window. Whether the ring is not closed. */
+static int read_one(arena *a, window *w, uint64_t *random)
+{
+    const int timeouts[] = {-1, -1, -1, 0, 1, 1000};
+    lzs_run expected = *remembered(w, w->head), run;
+    void *r = NULL;
+
+    CHECK(lzs_ring_head(a->ring, &run) == LZS_OK);
+    CHECK(run.index == expected.index && run.count == expected.count);
+    for (;;) {
+        lzs_status status = lzs_ring_take(a->ring, &r);
+        if (status == LZS_OK)
+            break;
+        CHECK(status == LZS_BUSY);
+        status = lzs_ring_wait(a->ring, timeouts[(draw(random) >> 20) % (sizeof timeouts / sizeof *timeouts)]);
+        if (status == LZS_CLOSED) {
+            CHECK(a->manner->close_one_in != 0);
+            return 0;
+        }
+        CHECK(status == LZS_OK || status == LZS_TIMEOUT);
+    }
+    release(r, expected);
+    atomic_fetch_sub_explicit(&a->started, 1, memory_order_relaxed);
+    w->head++;
+    return 1;
+}
+
+static void *close_it(void *argument)
+{
+    lzs_ring_close(argument);
+    return NULL;
+}
+
+static void round_of(const manner *m, uint32_t nworkers, long capacity, long items, uint64_t *random)
+{
+    /* Positions and generations wrap somewhere in most rounds. */
+    uint64_t wrap = draw(random) % (uint64_t)items;
+    const uint64_t firsts[] = {0, (UINT64_C(1) << 48) - wrap, UINT64_MAX - wrap};
+    arena a = {.manner = m, .nworkers = nworkers, .capacity = capacity};
+    static window w;
+    worker workers[MAX_WORKERS];
+    pthread_t threads[MAX_WORKERS], closer;
+    int closing = 0;
+    int64_t place = 0;
+
+    a.ring = lzs_ring_new(nworkers, (uint64_t)capacity, firsts[draw(random) % 3]);
+    CHECK(a.ring != NULL);
+    w.head = w.tail = 0;
+    start(&a, workers, threads);
+    for (long i = 0; i < items && w.tail + MAX_CAPACITY < MAX_RUNS; i++) {
+        if (one_in(random, m->jump_one_in)) {
+            uint64_t n = one_in(random, m->all_one_in) ? MAX_CAPACITY : 1 + (draw(random) >> 20) % 4;
+            for (; n > 0 && w.head != w.tail; n--)
+                drop(&a, &w);
+            place = (int64_t)(draw(random) >> 22);
+        }
+        fill(&a, &w, place, random);
+        if (one_in(random, m->delay_one_in))
+            delay(random);
+        if (!closing && one_in(random, m->close_one_in)) {
+            CHECK(pthread_create(&closer, NULL, close_it, a.ring) == 0);
+            closing = 1;
+        }
+        if (!read_one(&a, &w, random))
+            break;
+    }
+    /* The end, in one order or the other: workers may still deliver while the reader takes everything back. */
+    if (one_in(random, 2))
+        while (w.head != w.tail)
+            drop(&a, &w);
+    lzs_ring_close(a.ring);
+    if (one_in(random, 2))
+        while (w.head != w.tail)
+            drop(&a, &w);
     for (uint32_t i = 0; i < nworkers; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
-    while (lzs_ring_drop(ring, &r) == LZS_OK)
-        release(r);
-    lzs_ring_free(ring);
+    if (closing)
+        CHECK(pthread_join(closer, NULL) == 0);
+    while (w.head != w.tail)
+        drop(&a, &w);
+    CHECK(lzs_ring_drop(a.ring, &(void *){NULL}) == LZS_EMPTY);
+    CHECK(atomic_load(&a.started) == 0);
     CHECK(atomic_load(&alive) == 0);
+    lzs_ring_free(a.ring);
+    for (uint64_t i = 0; i < w.tail; i++)
+        atomic_store_explicit(&claims[i], 0, memory_order_relaxed);
 }
 
-/* Read `items` runs; every result must be that of the run at the head, which must be the next one published. */
-static void read_with_jumps(uint32_t nworkers, uint64_t capacity, long items, unsigned jump_one_in, int dawdle)
-{
-    lzs_ring *ring = lzs_ring_new(nworkers, capacity, UINT64_MAX - (uint64_t)items / 2); /* wraps half-way */
-    worker workers[MAX_WORKERS];
-    pthread_t threads[MAX_WORKERS];
-    uint64_t state = seed;
-    int64_t next = 0, published = 0;
+/* ---- Closing while all sleep ------------------------------------------------------------------------------------ */
 
-    start(ring, nworkers, dawdle, workers, threads);
-    for (long i = 0; i < items; i++) {
-        lzs_run run;
-        void *taken;
-        lzs_status status;
-
-        if (jump_one_in && draw(&state) % jump_one_in == 0) {
-            while (lzs_ring_drop(ring, &taken) == LZS_OK)
-                release(taken);
-            next = published = (int64_t)(draw(&state) >> 8);
-        }
-        for (;;) {
-            run = (lzs_run){published, 1 + published % 5};
-            if (lzs_ring_publish(ring, run) != LZS_OK)
-                break;
-            published += run.count;
-        }
-        lzs_ring_flush(ring);
-        CHECK(lzs_ring_head(ring, &run) == LZS_OK && run.index == next && run.count == 1 + next % 5);
-        while ((status = lzs_ring_take(ring, &taken)) == LZS_BUSY)
-            lzs_ring_wait(ring, -1);
-        CHECK(status == LZS_OK);
-        CHECK(memcmp(&((result *)taken)->run, &run, sizeof run) == 0);
-        CHECK(atomic_load(&alive) <= (long)capacity + (long)nworkers); /* the window, and cancelled ones in hand */
-        release(taken);
-        next += run.count;
-    }
-    end(ring, nworkers, threads);
-}
-
-static void *wait_for_the_head(void *ring)
+static void *wait_for_the_head(void *argument)
 {
     lzs_status status;
-    while ((status = lzs_ring_wait(ring, -1)) == LZS_TIMEOUT)
-        ;
+    do
+        status = lzs_ring_wait(argument, -1);
+    while (status == LZS_TIMEOUT);
     CHECK(status == LZS_CLOSED);
     return NULL;
 }
 
-/* Close while workers sleep, and while the reader waits for a run that nobody will finish. */
-static void close_wakes_everyone(int rounds)
+/* Workers have nothing to do, and the reader waits for a run that nobody will finish. */
+static void close_while_all_sleep(int rounds, uint64_t *random)
 {
+    const manner idle = {.name = "idle"};
+
     for (int i = 0; i < rounds; i++) {
-        lzs_ring *ring = lzs_ring_new(MAX_WORKERS, 4, 0);
+        arena a = {.ring = lzs_ring_new(MAX_WORKERS, 4, 0), .manner = &idle, .nworkers = MAX_WORKERS, .capacity = 4};
         worker workers[MAX_WORKERS];
         pthread_t threads[MAX_WORKERS], reader;
         lzs_claim stuck;
+        void *r;
 
-        CHECK(lzs_ring_publish(ring, (lzs_run){1, 1}) == LZS_OK);
-        lzs_ring_flush(ring);
-        CHECK(lzs_ring_claim(ring, 0, &stuck) == LZS_OK);
-        start(ring, MAX_WORKERS, 0, workers, threads);
-        CHECK(pthread_create(&reader, NULL, wait_for_the_head, ring) == 0);
-        for (int k = 0; k < i % 50; k++)
-            sched_yield();
-        lzs_ring_close(ring);
+        CHECK(a.ring != NULL);
+        CHECK(lzs_ring_publish(a.ring, (lzs_run){1, 1}) == LZS_OK);
+        lzs_ring_flush(a.ring);
+        CHECK(lzs_ring_claim(a.ring, 0, &stuck) == LZS_OK);
+        start(&a, workers, threads);
+        CHECK(pthread_create(&reader, NULL, wait_for_the_head, a.ring) == 0);
+        /* Sometimes all do sleep by then; sometimes they are about to. */
+        if (one_in(random, 4))
+            nanosleep(&(struct timespec){0, 1000000}, NULL);
+        else
+            delay(random);
+        lzs_ring_close(a.ring);
         CHECK(pthread_join(reader, NULL) == 0);
-        end(ring, MAX_WORKERS, threads);
+        for (uint32_t k = 0; k < MAX_WORKERS; k++)
+            CHECK(pthread_join(threads[k], NULL) == 0);
+        CHECK(lzs_ring_drop(a.ring, &r) == LZS_OK && r == NULL);
+        CHECK(lzs_ring_deliver(a.ring, &stuck, &r) == LZS_CANCELLED);
+        lzs_ring_free(a.ring);
     }
 }
 
 int main(int argc, char **argv)
 {
-    const uint64_t capacities[] = {1, 2, 3, 16, 512};
-    long items = argc > 2 ? atol(argv[2]) : 3000;
+    const long capacities[] = {1, 2, 3, 16, MAX_CAPACITY};
+    const manner manners[] = {
+        {.name = "straight on", .greedy = 1},
+        {.name = "straight on, with delays", .delay_one_in = 4},
+        {.name = "jumps", .jump_one_in = 8, .all_one_in = 2, .delay_one_in = 4},
+        {.name = "jumps all the time", .jump_one_in = 2, .all_one_in = 4, .greedy = 1},
+    };
+    const manner ending = {.name = "", .jump_one_in = 8, .all_one_in = 2, .delay_one_in = 4, .close_one_in = 20};
+    long items = 2000;
+    uint64_t random;
 
-    seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-    CHECK(seed != 0);
-    printf("seed %llu\n", (unsigned long long)seed);
-    alarm(120); /* a hang is a failure */
+    if (argc > 1)
+        seed = strtoull(argv[1], NULL, 10);
+    if (argc > 2)
+        items = strtol(argv[2], NULL, 10);
+    CHECK(items > 0);
+    printf("seed %llu, %ld items\n", (unsigned long long)seed, items);
+    fflush(stdout);
+    random = generator(seed);
+    alarm(WATCHDOG_SECONDS);
     for (uint32_t nworkers = 1; nworkers <= MAX_WORKERS; nworkers *= 2) {
         for (unsigned i = 0; i < sizeof capacities / sizeof *capacities; i++) {
-            RUN(read_with_jumps(nworkers, capacities[i], items, 0, 0));
-            RUN(read_with_jumps(nworkers, capacities[i], items, 7, 1));
-            RUN(read_with_jumps(nworkers, capacities[i], items, 2, 0));
+            for (unsigned k = 0; k < sizeof manners / sizeof *manners; k++) {
+                round_of(&manners[k], nworkers, capacities[i], items, &random);
+                OK("%s: %u workers, capacity %ld", manners[k].name, (unsigned)nworkers, capacities[i]);
+            }
         }
     }
-    RUN(close_wakes_everyone(200));
+    for (int i = 0; i < 200; i++)
+        round_of(&ending, 1u << i % 3, capacities[i % 5], 100, &random);
+    OK("close_at_any_moment");
+    close_while_all_sleep(200, &random);
+    OK("close_while_all_sleep");
     REPORT();
     return 0;
 }

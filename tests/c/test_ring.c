@@ -1,20 +1,70 @@
-/* The ring's functions, one thread playing reader and workers in turn: every return code, and the wrap-around. */
+/* What _prefetch.h promises, function by function: every return code, who owns a result, the wrap-around.
+ *
+ * One thread plays the reader and all workers in turn, except where sleeping and waking is what is tested.
+ */
+#define _POSIX_C_SOURCE 200809L /* alarm, nanosleep */
 #include "check.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "../../src/lazyseq/_prefetch.h"
 
-static lzs_run run_of(int64_t index, int64_t count)
+/* An allocation too huge must fail as it does without a sanitizer, which would end the process; now it only warns. */
+const char *__asan_default_options(void);
+const char *__tsan_default_options(void);
+
+const char *__asan_default_options(void)
 {
-    lzs_run run = {index, count};
-    return run;
+    return "allocator_may_return_null=1";
 }
 
-/* Results are addresses in here, so that none can be mistaken for another. */
-static char results[64];
+const char *__tsan_default_options(void)
+{
+    return "allocator_may_return_null=1";
+}
+
+/* ---- Helpers ---------------------------------------------------------------------------------------------------- */
+
+static int alive; /* results that exist; only ever touched by one thread at a time */
+
+/* A result is a block of its own that says which run it is for. */
+static int64_t *make(int64_t index)
+{
+    int64_t *result = malloc(sizeof *result);
+    CHECK(result != NULL);
+    *result = index;
+    alive++;
+    return result;
+}
+
+static void release(int64_t *result, int64_t expected)
+{
+    CHECK(result != NULL && *result == expected);
+    free(result);
+    alive--;
+}
+
+static lzs_ring *new_ring(uint32_t nworkers, uint64_t capacity, uint64_t first)
+{
+    lzs_ring *ring = lzs_ring_new(nworkers, capacity, first);
+    CHECK(ring != NULL);
+    CHECK(alive == 0);
+    return ring;
+}
+
+static void free_ring(lzs_ring *ring)
+{
+    lzs_ring_free(ring);
+    CHECK(alive == 0);
+}
 
 static void publish(lzs_ring *ring, int64_t index)
 {
-    CHECK(lzs_ring_publish(ring, run_of(index, 1)) == LZS_OK);
+    CHECK(lzs_ring_publish(ring, (lzs_run){index, 1}) == LZS_OK);
     lzs_ring_flush(ring);
 }
 
@@ -26,159 +76,593 @@ static lzs_claim claim(lzs_ring *ring, uint32_t worker, int64_t expected)
     return c;
 }
 
-static void take(lzs_ring *ring, void *expected)
+static void deliver(lzs_ring *ring, const lzs_claim *c)
+{
+    CHECK(lzs_ring_deliver(ring, c, make(c->run.index)) == LZS_OK);
+}
+
+/* Deliver what is no longer wanted: the result stays with the caller. */
+static void deliver_in_vain(lzs_ring *ring, const lzs_claim *c)
+{
+    int64_t *result = make(c->run.index);
+    CHECK(lzs_ring_deliver(ring, c, result) == LZS_CANCELLED);
+    release(result, c->run.index);
+}
+
+static void take(lzs_ring *ring, int64_t expected)
 {
     void *result = NULL;
     CHECK(lzs_ring_take(ring, &result) == LZS_OK);
-    CHECK(result == expected);
+    release(result, expected);
 }
+
+static void take_is_busy(lzs_ring *ring)
+{
+    void *untouched = ring, *result = untouched;
+    CHECK(lzs_ring_take(ring, &result) == LZS_BUSY);
+    CHECK(result == untouched);
+}
+
+static void drop_done(lzs_ring *ring, int64_t expected)
+{
+    void *result = NULL;
+    CHECK(lzs_ring_drop(ring, &result) == LZS_OK);
+    release(result, expected);
+}
+
+static void drop_unfinished(lzs_ring *ring)
+{
+    void *result = ring;
+    CHECK(lzs_ring_drop(ring, &result) == LZS_OK);
+    CHECK(result == NULL);
+}
+
+static void head_is(const lzs_ring *ring, int64_t index, int64_t count)
+{
+    lzs_run run;
+    CHECK(lzs_ring_head(ring, &run) == LZS_OK);
+    CHECK(run.index == index && run.count == count);
+}
+
+static void nap(long milliseconds)
+{
+    struct timespec t = {0, milliseconds * 1000000L};
+    nanosleep(&t, NULL);
+}
+
+static double seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static uint64_t draw(uint64_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state;
+}
+
+/* ---- new -------------------------------------------------------------------------------------------------------- */
 
 static void bad_arguments_give_null(void)
 {
     CHECK(lzs_ring_new(0, 1, 0) == NULL);
     CHECK(lzs_ring_new(LZS_MAX_WORKERS + 1, 1, 0) == NULL);
+    CHECK(lzs_ring_new(UINT32_MAX, 1, 0) == NULL);
     CHECK(lzs_ring_new(1, 0, 0) == NULL);
+    /* The next power of two, or the size in bytes, would overflow; the last is only more than there is. */
     CHECK(lzs_ring_new(1, UINT64_MAX, 0) == NULL);
+    CHECK(lzs_ring_new(1, UINT64_MAX / 2 + 2, 0) == NULL);
+    CHECK(lzs_ring_new(1, UINT64_MAX / 2, 0) == NULL);
     CHECK(lzs_ring_new(1, UINT64_MAX / 4, 0) == NULL);
+    CHECK(lzs_ring_new(1, UINT64_C(1) << 58, 0) == NULL);
+    CHECK(lzs_ring_new(1, UINT64_C(1) << 56, 0) == NULL);
 }
 
-static void empty(uint64_t first)
+/* ---- The reader's and the workers' functions -------------------------------------------------------------------- */
+
+static void smoke(uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(1, 2, first);
+    lzs_ring *ring = new_ring(1, 2, first);
+    lzs_claim c;
+
+    publish(ring, 7);
+    head_is(ring, 7, 1);
+    c = claim(ring, 0, 7);
+    deliver(ring, &c);
+    CHECK(lzs_ring_wait(ring, -1) == LZS_OK);
+    take(ring, 7);
+    free_ring(ring);
+}
+
+static void an_empty_ring_says_so(uint64_t first)
+{
+    lzs_ring *ring = new_ring(1, 2, first);
     lzs_claim c;
     lzs_run run;
-    void *result;
+    void *result = ring;
 
-    CHECK(lzs_ring_head(ring, &run) == LZS_EMPTY);
-    CHECK(lzs_ring_take(ring, &result) == LZS_EMPTY);
-    CHECK(lzs_ring_drop(ring, &result) == LZS_EMPTY);
-    CHECK(lzs_ring_wait(ring, 0) == LZS_EMPTY);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
-    lzs_ring_flush(ring);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
-    lzs_ring_free(ring);
+    for (int round = 0; round < 5; round++) {
+        lzs_ring_flush(ring);
+        CHECK(lzs_ring_head(ring, &run) == LZS_EMPTY);
+        CHECK(lzs_ring_take(ring, &result) == LZS_EMPTY);
+        CHECK(lzs_ring_drop(ring, &result) == LZS_EMPTY && result == NULL);
+        CHECK(lzs_ring_wait(ring, -1) == LZS_EMPTY);
+        CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+        publish(ring, round);
+        c = claim(ring, 0, round);
+        deliver(ring, &c);
+        take(ring, round);
+    }
+    free_ring(ring);
 }
 
+/* Most of these capacities are not a power of two, which the number of slots is. */
 static void capacity_is_exact(uint64_t first)
 {
-    for (uint64_t capacity = 1; capacity <= 9; capacity++) {
-        lzs_ring *ring = lzs_ring_new(1, capacity, first);
+    for (int64_t capacity = 1; capacity <= 9; capacity++) {
+        lzs_ring *ring = new_ring(1, (uint64_t)capacity, first);
         for (int round = 0; round < 5; round++) {
-            int64_t n = (int64_t)capacity;
-            for (int64_t i = 0; i < n; i++)
+            for (int64_t i = 0; i < capacity; i++)
                 publish(ring, i);
-            CHECK(lzs_ring_publish(ring, run_of(n, 1)) == LZS_FULL);
-            for (int64_t i = 0; i < n; i++) {
+            CHECK(lzs_ring_publish(ring, (lzs_run){-1, 1}) == LZS_FULL);
+            for (int64_t i = 0; i < capacity; i++) {
                 lzs_claim c = claim(ring, 0, i);
-                CHECK(lzs_ring_deliver(ring, &c, &results[i]) == LZS_OK);
-                CHECK(lzs_ring_publish(ring, run_of(n, 1)) == LZS_FULL);
+                deliver(ring, &c);
+                CHECK(lzs_ring_publish(ring, (lzs_run){-1, 1}) == LZS_FULL);
             }
-            for (int64_t i = 0; i < n; i++)
-                take(ring, &results[i]);
+            for (int64_t i = 0; i < capacity; i++) {
+                take(ring, i);
+                CHECK(lzs_ring_publish(ring, (lzs_run){-2, 1}) == LZS_OK); /* room for exactly one */
+                CHECK(lzs_ring_publish(ring, (lzs_run){-3, 1}) == LZS_FULL);
+            }
+            for (int64_t i = 0; i < capacity; i++)
+                drop_unfinished(ring);
         }
-        lzs_ring_free(ring);
+        free_ring(ring);
     }
 }
 
-static void runs_keep_their_shape_and_need_a_flush(uint64_t first)
+static void runs_keep_their_shape(uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(1, 4, first);
-    lzs_run run;
+    const lzs_run runs[] = {{0, 1}, {INT64_MAX - 7, 7}, {INT64_MIN, INT64_MAX}, {-1, 0}};
+    lzs_ring *ring = new_ring(1, 4, first);
     lzs_claim c;
 
-    CHECK(lzs_ring_publish(ring, run_of(INT64_MAX - 7, 7)) == LZS_OK);
-    CHECK(lzs_ring_head(ring, &run) == LZS_OK && run.index == INT64_MAX - 7 && run.count == 7);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+    for (int i = 0; i < 4; i++)
+        CHECK(lzs_ring_publish(ring, runs[i]) == LZS_OK);
     lzs_ring_flush(ring);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_OK && c.run.index == INT64_MAX - 7 && c.run.count == 7);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
-    lzs_ring_free(ring);
+    for (int i = 0; i < 4; i++) {
+        head_is(ring, runs[i].index, runs[i].count);
+        CHECK(lzs_ring_claim(ring, 0, &c) == LZS_OK);
+        CHECK(c.run.index == runs[i].index && c.run.count == runs[i].count);
+        deliver(ring, &c);
+        take(ring, runs[i].index);
+    }
+    free_ring(ring);
 }
 
-static void results_come_in_the_order_of_publication(uint64_t first)
+static void flush_shows_what_is_published(uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(3, 4, first);
-    lzs_claim a, b, c;
-    void *result;
+    lzs_ring *ring = new_ring(1, 4, first);
+    lzs_claim c;
 
-    publish(ring, 30);
-    publish(ring, 10);
-    publish(ring, 20);
-    a = claim(ring, 0, 30);
-    b = claim(ring, 1, 10);
-    c = claim(ring, 2, 20);
-    CHECK(lzs_ring_deliver(ring, &c, &results[20]) == LZS_OK);
-    CHECK(lzs_ring_take(ring, &result) == LZS_BUSY);
-    CHECK(lzs_ring_wait(ring, 1) == LZS_TIMEOUT);
-    CHECK(lzs_ring_deliver(ring, &a, &results[30]) == LZS_OK);
-    CHECK(lzs_ring_wait(ring, -1) == LZS_OK);
-    take(ring, &results[30]);
-    CHECK(lzs_ring_take(ring, &result) == LZS_BUSY);
-    CHECK(lzs_ring_deliver(ring, &b, &results[10]) == LZS_OK);
-    take(ring, &results[10]);
-    take(ring, &results[20]);
-    lzs_ring_free(ring);
+    CHECK(lzs_ring_publish(ring, (lzs_run){1, 1}) == LZS_OK);
+    CHECK(lzs_ring_publish(ring, (lzs_run){2, 1}) == LZS_OK);
+    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY); /* not promised, but so it is in slots never used */
+    lzs_ring_flush(ring);
+    claim(ring, 0, 1);
+    claim(ring, 0, 2);
+    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+    drop_unfinished(ring);
+    drop_unfinished(ring);
+    free_ring(ring);
+}
+
+static void claim_gives_the_first_run_to_one_worker(uint64_t first)
+{
+    lzs_ring *ring = new_ring(3, 5, first);
+    lzs_claim c;
+
+    for (int64_t i = 0; i < 5; i++)
+        publish(ring, i);
+    claim(ring, 2, 0);
+    claim(ring, 0, 1);
+    CHECK(lzs_ring_claim_wait(ring, 1, &c) == LZS_OK && c.run.index == 2);
+    claim(ring, 1, 3);
+    drop_unfinished(ring);
+    publish(ring, 5);
+    claim(ring, 0, 4);
+    claim(ring, 0, 5);
+    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+    free_ring(ring);
+}
+
+/* The owner's number fills its field of the word. */
+static void the_last_of_most_workers(uint64_t first)
+{
+    lzs_ring *ring = new_ring(LZS_MAX_WORKERS, 1, first);
+
+    for (int64_t i = 0; i < 6; i++) {
+        lzs_claim old, c;
+        publish(ring, i);
+        old = claim(ring, LZS_MAX_WORKERS - 1, i);
+        drop_unfinished(ring);
+        publish(ring, i + 100);
+        c = claim(ring, LZS_MAX_WORKERS - 1, i + 100);
+        deliver_in_vain(ring, &old);
+        deliver(ring, &c);
+        take(ring, i + 100);
+    }
+    free_ring(ring);
+}
+
+/* Four runs, finished in each of the 24 orders, and read as soon as they can be. */
+static void delivery_is_in_the_order_of_publication(uint64_t first)
+{
+    lzs_ring *ring = new_ring(4, 4, first);
+
+    for (int order = 0; order < 4 * 4 * 4 * 4; order++) {
+        const int which[] = {order & 3, order >> 2 & 3, order >> 4 & 3, order >> 6 & 3};
+        lzs_claim claims[4];
+        int finished = 0, read = 0;
+        if ((1 << which[0] | 1 << which[1] | 1 << which[2] | 1 << which[3]) != 15)
+            continue; /* not a permutation */
+        for (int i = 0; i < 4; i++)
+            publish(ring, 40 - 10 * i);
+        for (uint32_t i = 0; i < 4; i++)
+            claims[i] = claim(ring, i, 40 - 10 * i);
+        for (int i = 0; i < 4; i++) {
+            deliver(ring, &claims[which[i]]);
+            finished |= 1 << which[i];
+            while (finished >> read & 1) {
+                CHECK(lzs_ring_wait(ring, 0) == LZS_OK);
+                take(ring, 40 - 10 * read++);
+            }
+            if (read < 4)
+                take_is_busy(ring);
+        }
+        CHECK(read == 4);
+    }
+    free_ring(ring);
+}
+
+static void take_is_busy_until_it_is_done(uint64_t first)
+{
+    lzs_ring *ring = new_ring(1, 2, first);
+    lzs_claim c;
+
+    CHECK(lzs_ring_publish(ring, (lzs_run){1, 1}) == LZS_OK);
+    take_is_busy(ring); /* not shown yet */
+    lzs_ring_flush(ring);
+    take_is_busy(ring); /* TODO */
+    c = claim(ring, 0, 1);
+    take_is_busy(ring); /* CLAIMED */
+    deliver(ring, &c);
+    take(ring, 1);
+    free_ring(ring);
+}
+
+static void a_null_result_is_a_result(uint64_t first)
+{
+    lzs_ring *ring = new_ring(1, 1, first);
+    lzs_claim c;
+    void *result = ring;
+
+    publish(ring, 1);
+    c = claim(ring, 0, 1);
+    CHECK(lzs_ring_deliver(ring, &c, NULL) == LZS_OK);
+    CHECK(lzs_ring_take(ring, &result) == LZS_OK && result == NULL);
+    free_ring(ring);
 }
 
 static void drop_takes_back_a_run_in_any_state(uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(2, 3, first);
-    lzs_claim done, claimed, c;
-    void *result;
+    lzs_ring *ring = new_ring(2, 5, first);
 
-    publish(ring, 1);
-    publish(ring, 2);
-    publish(ring, 3);
-    done = claim(ring, 0, 1);
-    CHECK(lzs_ring_deliver(ring, &done, &results[1]) == LZS_OK);
-    claimed = claim(ring, 1, 2);
-    CHECK(lzs_ring_drop(ring, &result) == LZS_OK && result == &results[1]); /* DONE: ours to release */
-    CHECK(lzs_ring_drop(ring, &result) == LZS_OK && result == NULL);        /* CLAIMED */
-    CHECK(lzs_ring_drop(ring, &result) == LZS_OK && result == NULL);        /* TODO */
-    CHECK(lzs_ring_drop(ring, &result) == LZS_EMPTY);
-    CHECK(lzs_ring_deliver(ring, &claimed, &results[2]) == LZS_CANCELLED);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
-    lzs_ring_free(ring);
+    for (int round = 0; round < 5; round++) {
+        lzs_claim done, claimed, c;
+        for (int64_t i = 1; i <= 3; i++)
+            publish(ring, i);
+        CHECK(lzs_ring_publish(ring, (lzs_run){4, 1}) == LZS_OK);
+        done = claim(ring, 0, 1);
+        claimed = claim(ring, 1, 2);
+        deliver(ring, &done);
+        CHECK(alive == 1);
+        drop_done(ring, 1);
+        drop_unfinished(ring); /* CLAIMED */
+        drop_unfinished(ring); /* TODO */
+        drop_unfinished(ring); /* TODO, and not shown */
+        CHECK(lzs_ring_drop(ring, &(void *){NULL}) == LZS_EMPTY);
+        lzs_ring_flush(ring);
+        CHECK(alive == 0);
+        CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+        CHECK(!lzs_ring_wanted(ring, &claimed));
+        deliver_in_vain(ring, &claimed);
+        deliver_in_vain(ring, &done);
+    }
+    free_ring(ring);
 }
 
-static void an_old_claim_never_delivers_into_a_new_assignment(uint64_t first)
+/* The slot is the same each time, and so is the worker: the generation alone tells the claims apart. */
+static void an_old_claim_never_delivers(uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(2, 1, first);
-    lzs_claim old, new;
-    void *result;
+    lzs_ring *ring = new_ring(2, 1, first);
+    lzs_claim old[6], new;
 
-    publish(ring, 1);
-    old = claim(ring, 0, 1);
-    CHECK(lzs_ring_drop(ring, &result) == LZS_OK);
-    publish(ring, 2);
-    CHECK(lzs_ring_deliver(ring, &old, &results[1]) == LZS_CANCELLED); /* the slot is TODO */
-    new = claim(ring, 0, 2);
-    CHECK(lzs_ring_deliver(ring, &old, &results[1]) == LZS_CANCELLED); /* CLAIMED, by the same worker */
-    CHECK(lzs_ring_deliver(ring, &new, &results[2]) == LZS_OK);
-    CHECK(lzs_ring_deliver(ring, &old, &results[1]) == LZS_CANCELLED); /* DONE */
-    take(ring, &results[2]);
-    CHECK(lzs_ring_deliver(ring, &new, &results[2]) == LZS_CANCELLED); /* OWNED */
-    lzs_ring_free(ring);
+    for (int n = 0; n < 6; n++) {
+        publish(ring, n);
+        old[n] = claim(ring, 0, n);
+        drop_unfinished(ring);
+        for (int k = 0; k <= n; k++)
+            deliver_in_vain(ring, &old[k]); /* OWNED */
+        publish(ring, 100 + n);
+        for (int k = 0; k <= n; k++)
+            deliver_in_vain(ring, &old[k]); /* TODO */
+        new = claim(ring, 0, 100 + n);
+        for (int k = 0; k <= n; k++)
+            deliver_in_vain(ring, &old[k]); /* CLAIMED */
+        deliver(ring, &new);
+        for (int k = 0; k <= n; k++)
+            deliver_in_vain(ring, &old[k]); /* DONE */
+        deliver_in_vain(ring, &new);        /* twice is once */
+        take(ring, 100 + n);
+        deliver_in_vain(ring, &new);
+    }
+    free_ring(ring);
 }
 
-static void wanted_tells_for_whom_the_reader_sleeps(uint64_t first)
+/* Everything that one thread can do, at random, against a plain queue. */
+static void any_sequence_of_calls(uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(1, 2, first);
-    lzs_claim c;
+    enum { WORKERS = 3, STEPS = 10000, HELD = 8 };
+    uint64_t state = UINT64_C(88172645463325252);
+
+    for (int64_t capacity = 1; capacity <= 5; capacity++) {
+        lzs_ring *ring = new_ring(WORKERS, (uint64_t)capacity, first);
+        struct {
+            lzs_run run;
+            enum { TODO, CLAIMED, DONE } state;
+        } queue[8];
+        struct {
+            lzs_claim claim;
+            int64_t number;
+        } held[HELD], h;
+        /* Publications are numbered; those in [head, tail) are in the queue, and those before `shown` were flushed. */
+        int64_t head = 0, tail = 0, shown = 0, number, todo;
+        int nheld = 0;
+
+        for (int step = 0; step < STEPS; step++) {
+            const lzs_run run = {tail, (int64_t)(draw(&state) % 9)};
+            void *result = NULL;
+            lzs_status status;
+            unsigned k;
+
+            switch (draw(&state) % 12) {
+            case 0:
+            case 1:
+            case 2:
+                status = lzs_ring_publish(ring, run);
+                CHECK(status == (tail - head == capacity ? LZS_FULL : LZS_OK));
+                if (status == LZS_OK) {
+                    queue[tail & 7].run = run;
+                    queue[tail & 7].state = TODO;
+                    tail++;
+                }
+                break;
+            case 3:
+            case 4:
+                lzs_ring_flush(ring);
+                shown = tail;
+                break;
+            case 5:
+            case 6:
+            case 7:
+                if (nheld == HELD)
+                    break;
+                for (todo = head; todo < tail && queue[todo & 7].state != TODO; todo++)
+                    ;
+                status = lzs_ring_claim(ring, (uint32_t)(draw(&state) % WORKERS), &h.claim);
+                if (status == LZS_EMPTY) {
+                    CHECK(todo >= shown || todo == tail);
+                    break;
+                }
+                CHECK(status == LZS_OK);
+                number = h.number = h.claim.run.index;
+                CHECK(head <= number && number < tail && queue[number & 7].state == TODO);
+                CHECK(h.claim.run.count == queue[number & 7].run.count);
+                /* What is not shown may come all the same, and even before the others. */
+                CHECK(number == todo || number >= shown);
+                queue[number & 7].state = CLAIMED;
+                held[nheld++] = h;
+                break;
+            case 8:
+            case 9:
+                if (nheld == 0)
+                    break;
+                k = (unsigned)(draw(&state) % (uint64_t)nheld);
+                h = held[k];
+                if (h.number >= head && queue[h.number & 7].state == CLAIMED) {
+                    deliver(ring, &h.claim);
+                    queue[h.number & 7].state = DONE;
+                } else {
+                    deliver_in_vain(ring, &h.claim);
+                }
+                if (draw(&state) % 4 != 0) /* otherwise it is kept, to be delivered once more */
+                    held[k] = held[--nheld];
+                break;
+            case 10:
+                status = lzs_ring_take(ring, &result);
+                CHECK(status == (head == tail ? LZS_EMPTY : queue[head & 7].state == DONE ? LZS_OK : LZS_BUSY));
+                if (status == LZS_OK)
+                    release(result, head++);
+                break;
+            default: /* drop one, or all */
+                for (int n = draw(&state) % 4 ? 1 : 8; n > 0 && head < tail; n--, head++) {
+                    head_is(ring, head, queue[head & 7].run.count);
+                    CHECK(lzs_ring_wait(ring, 0) == (queue[head & 7].state == DONE ? LZS_OK : LZS_TIMEOUT));
+                    if (queue[head & 7].state == DONE)
+                        drop_done(ring, head);
+                    else
+                        drop_unfinished(ring);
+                }
+                CHECK(head < tail || lzs_ring_drop(ring, &result) == LZS_EMPTY);
+            }
+        }
+        for (; head < tail; head++) {
+            if (queue[head & 7].state == DONE)
+                drop_done(ring, head);
+            else
+                drop_unfinished(ring);
+        }
+        free_ring(ring);
+    }
+}
+
+/* ---- Waiting and waking ----------------------------------------------------------------------------------------- */
+
+static void wait_ends_in_time(uint64_t first)
+{
+    lzs_ring *ring = new_ring(1, 1, first);
+    double start;
 
     publish(ring, 1);
-    c = claim(ring, 0, 1);
-    CHECK(!lzs_ring_wanted(ring, &c));
     CHECK(lzs_ring_wait(ring, 0) == LZS_TIMEOUT);
-    CHECK(!lzs_ring_wanted(ring, &c));
-    lzs_ring_free(ring);
+    CHECK(lzs_ring_wait(ring, 1) == LZS_TIMEOUT);
+    /* Spurious wake-ups may shorten a few of these waits, but not most of them. */
+    start = seconds();
+    for (int i = 0; i < 5; i++)
+        CHECK(lzs_ring_wait(ring, 20) == LZS_TIMEOUT);
+    CHECK(seconds() - start > 0.05);
+    claim(ring, 0, 1);
+    CHECK(lzs_ring_wait(ring, 0) == LZS_TIMEOUT);
+    drop_unfinished(ring);
+    free_ring(ring);
 }
+
+typedef struct {
+    lzs_ring *ring;
+    uint32_t number;
+    atomic_int *started; /* how many workers have a claim */
+    lzs_claim claim;
+    lzs_status status;
+} actor;
+
+static void *wait_for_the_head(void *argument)
+{
+    actor *reader = argument;
+    do
+        reader->status = lzs_ring_wait(reader->ring, -1);
+    while (reader->status == LZS_TIMEOUT);
+    return NULL;
+}
+
+static void *claim_one(void *argument)
+{
+    actor *worker = argument;
+    worker->status = lzs_ring_claim_wait(worker->ring, worker->number, &worker->claim);
+    atomic_fetch_add(worker->started, 1);
+    return NULL;
+}
+
+static void deliver_wakes_the_reader(uint64_t first)
+{
+    for (int asleep = 0; asleep <= 1; asleep++) {
+        lzs_ring *ring = new_ring(2, 2, first);
+        actor reader = {.ring = ring};
+        pthread_t thread;
+        lzs_claim a, b;
+
+        publish(ring, 1);
+        publish(ring, 2);
+        a = claim(ring, 0, 1);
+        b = claim(ring, 1, 2);
+        CHECK(!lzs_ring_wanted(ring, &a) && !lzs_ring_wanted(ring, &b));
+        CHECK(pthread_create(&thread, NULL, wait_for_the_head, &reader) == 0);
+        while (!lzs_ring_wanted(ring, &a))
+            sched_yield();
+        if (asleep)
+            nap(10); /* it has announced its sleep, and now it will be sleeping */
+        CHECK(!lzs_ring_wanted(ring, &b));
+        deliver(ring, &b);
+        deliver(ring, &a);
+        CHECK(pthread_join(thread, NULL) == 0);
+        CHECK(reader.status == LZS_OK);
+        CHECK(!lzs_ring_wanted(ring, &a));
+        take(ring, 1);
+        take(ring, 2);
+        free_ring(ring);
+    }
+}
+
+/* One flush of three runs: each worker ends with its first claim, so all three must have been woken. */
+static void flush_wakes_a_sleeper_for_each_run(uint64_t first)
+{
+    for (int asleep = 0; asleep <= 1; asleep++) {
+        lzs_ring *ring = new_ring(3, 3, first);
+        atomic_int started = 0;
+        actor workers[3];
+        pthread_t threads[3];
+        int seen = 0;
+
+        for (uint32_t i = 0; i < 3; i++) {
+            workers[i] = (actor){.ring = ring, .number = i, .started = &started};
+            CHECK(pthread_create(&threads[i], NULL, claim_one, &workers[i]) == 0);
+        }
+        if (asleep)
+            nap(10);
+        for (int64_t i = 0; i < 3; i++)
+            CHECK(lzs_ring_publish(ring, (lzs_run){i, 1}) == LZS_OK);
+        lzs_ring_flush(ring);
+        for (int i = 0; i < 3; i++) {
+            CHECK(pthread_join(threads[i], NULL) == 0);
+            CHECK(workers[i].status == LZS_OK);
+            seen |= 1 << workers[i].claim.run.index;
+            deliver(ring, &workers[i].claim);
+        }
+        CHECK(seen == 7);
+        for (int64_t i = 0; i < 3; i++)
+            take(ring, i);
+        free_ring(ring);
+    }
+}
+
+/* One run for three sleepers, three times: whoever still sleeps can be woken later. */
+static void flush_wakes_again(uint64_t first)
+{
+    lzs_ring *ring = new_ring(3, 1, first);
+    atomic_int started = 0;
+    actor workers[3];
+    pthread_t threads[3];
+
+    for (uint32_t i = 0; i < 3; i++) {
+        workers[i] = (actor){.ring = ring, .number = i, .started = &started};
+        CHECK(pthread_create(&threads[i], NULL, claim_one, &workers[i]) == 0);
+    }
+    nap(10);
+    for (int i = 1; i <= 3; i++) {
+        publish(ring, i);
+        while (atomic_load(&started) < i)
+            sched_yield();
+        drop_unfinished(ring);
+    }
+    for (int i = 0; i < 3; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+        CHECK(workers[i].status == LZS_OK);
+        deliver_in_vain(ring, &workers[i].claim);
+    }
+    free_ring(ring);
+}
+
+/* ---- close ------------------------------------------------------------------------------------------------------ */
 
 static void close_ends_claims_and_waits(uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(1, 2, first);
+    lzs_ring *ring = new_ring(1, 2, first);
     lzs_claim c, under_way;
-    void *result;
 
     publish(ring, 1);
     publish(ring, 2);
@@ -187,29 +671,113 @@ static void close_ends_claims_and_waits(uint64_t first)
     lzs_ring_close(ring);
     lzs_ring_close(ring);
     CHECK(lzs_ring_closed(ring));
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_CLOSED);
+    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_CLOSED); /* although there is one */
     CHECK(lzs_ring_claim_wait(ring, 0, &c) == LZS_CLOSED);
     CHECK(lzs_ring_wait(ring, -1) == LZS_CLOSED);
-    CHECK(lzs_ring_deliver(ring, &under_way, &results[1]) == LZS_OK); /* not lost: the owner drops it */
-    CHECK(lzs_ring_drop(ring, &result) == LZS_OK && result == &results[1]);
-    lzs_ring_free(ring);
+    take_is_busy(ring);
+    deliver(ring, &under_way); /* still taken, so that it is not lost */
+    CHECK(lzs_ring_wait(ring, -1) == LZS_OK);
+    take(ring, 1);
+    CHECK(lzs_ring_wait(ring, -1) == LZS_CLOSED);
+    drop_unfinished(ring);
+    CHECK(lzs_ring_wait(ring, -1) == LZS_EMPTY);
+    CHECK(lzs_ring_publish(ring, (lzs_run){3, 1}) == LZS_OK); /* the reader may, but nobody will come for it */
+    lzs_ring_flush(ring);
+    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_CLOSED);
+    drop_unfinished(ring);
+    free_ring(ring);
+}
+
+static void close_wakes_the_reader(uint64_t first)
+{
+    for (int asleep = 0; asleep <= 1; asleep++) {
+        lzs_ring *ring = new_ring(1, 1, first);
+        actor reader = {.ring = ring};
+        pthread_t thread;
+        lzs_claim c;
+
+        publish(ring, 1);
+        c = claim(ring, 0, 1);
+        CHECK(pthread_create(&thread, NULL, wait_for_the_head, &reader) == 0);
+        while (!lzs_ring_wanted(ring, &c))
+            sched_yield();
+        if (asleep)
+            nap(10);
+        lzs_ring_close(ring);
+        CHECK(pthread_join(thread, NULL) == 0);
+        CHECK(reader.status == LZS_CLOSED);
+        drop_unfinished(ring);
+        deliver_in_vain(ring, &c);
+        free_ring(ring);
+    }
+}
+
+static void close_wakes_every_worker(uint64_t first)
+{
+    for (int asleep = 0; asleep <= 1; asleep++) {
+        lzs_ring *ring = new_ring(4, 1, first);
+        atomic_int started = 0;
+        actor workers[4];
+        pthread_t threads[4];
+
+        for (uint32_t i = 0; i < 4; i++) {
+            workers[i] = (actor){.ring = ring, .number = i, .started = &started};
+            CHECK(pthread_create(&threads[i], NULL, claim_one, &workers[i]) == 0);
+        }
+        if (asleep)
+            nap(10);
+        lzs_ring_close(ring);
+        for (int i = 0; i < 4; i++) {
+            CHECK(pthread_join(threads[i], NULL) == 0);
+            CHECK(workers[i].status == LZS_CLOSED);
+        }
+        free_ring(ring);
+    }
 }
 
 int main(void)
 {
-    /* From 0, and so that generations, or positions and generations, wrap within each test. */
-    const uint64_t firsts[] = {0, (UINT64_C(1) << 48) - 3, UINT64_MAX - 2};
+    /* From the start; so that generations wrap within each test; so that positions wrap too. */
+    const struct {
+        const char *name;
+        uint64_t first;
+    } starts[] = {{"0", 0}, {"2^48-3", (UINT64_C(1) << 48) - 3}, {"2^64-3", UINT64_MAX - 2}};
+    const struct {
+        const char *name;
+        void (*test)(uint64_t first);
+    } tests[] = {
+#define TEST(name) {#name, name}
+        TEST(smoke),
+        TEST(an_empty_ring_says_so),
+        TEST(capacity_is_exact),
+        TEST(runs_keep_their_shape),
+        TEST(flush_shows_what_is_published),
+        TEST(claim_gives_the_first_run_to_one_worker),
+        TEST(the_last_of_most_workers),
+        TEST(delivery_is_in_the_order_of_publication),
+        TEST(take_is_busy_until_it_is_done),
+        TEST(a_null_result_is_a_result),
+        TEST(drop_takes_back_a_run_in_any_state),
+        TEST(an_old_claim_never_delivers),
+        TEST(any_sequence_of_calls),
+        TEST(wait_ends_in_time),
+        TEST(deliver_wakes_the_reader),
+        TEST(flush_wakes_a_sleeper_for_each_run),
+        TEST(flush_wakes_again),
+        TEST(close_ends_claims_and_waits),
+        TEST(close_wakes_the_reader),
+        TEST(close_wakes_every_worker),
+#undef TEST
+    };
 
-    RUN(bad_arguments_give_null());
-    for (unsigned i = 0; i < sizeof firsts / sizeof *firsts; i++) {
-        RUN(empty(firsts[i]));
-        RUN(capacity_is_exact(firsts[i]));
-        RUN(runs_keep_their_shape_and_need_a_flush(firsts[i]));
-        RUN(results_come_in_the_order_of_publication(firsts[i]));
-        RUN(drop_takes_back_a_run_in_any_state(firsts[i]));
-        RUN(an_old_claim_never_delivers_into_a_new_assignment(firsts[i]));
-        RUN(wanted_tells_for_whom_the_reader_sleeps(firsts[i]));
-        RUN(close_ends_claims_and_waits(firsts[i]));
+    alarm(WATCHDOG_SECONDS);
+    bad_arguments_give_null();
+    OK("bad_arguments_give_null");
+    for (unsigned s = 0; s < sizeof starts / sizeof *starts; s++) {
+        for (unsigned t = 0; t < sizeof tests / sizeof *tests; t++) {
+            tests[t].test(starts[s].first);
+            OK("%s, first position %s", tests[t].name, starts[s].name);
+        }
     }
     REPORT();
     return 0;

@@ -1,0 +1,104 @@
+"""debug, monitor_throughput, tree."""
+
+import operator
+import threading
+import time
+
+import pytest
+
+from lazyseq import EvaluationError, add_cache, batch, collate, concatenate, prefetch, repeat, smap
+from lazyseq.instrument import debug, monitor_throughput, tree
+
+
+def test_debug_sees_each_read():
+    seen = []
+    view = debug(smap(operator.neg, range(4)), lambda i, value: seen.append((i, value)))
+    assert seen == []
+    assert view[2] == -2 and view[-1] == -3
+    assert list(view[:2]) == [0, -1]
+    assert seen == [(2, -2), (3, -3), (0, 0), (1, -1)]
+
+
+def test_debug_has_limits():
+    seen = []
+    view = debug(range(100), lambda i, value: seen.append(i), max_calls=3)
+    list(view)
+    assert seen == [0, 1, 2]
+    seen.clear()
+    view = debug(range(100), lambda i, value: seen.append(i), max_rate=1e-6)
+    list(view)
+    assert seen == [], "as in SeqTools, the clock starts when the view is made"
+    view = debug(range(100), lambda i, value: seen.append(i), max_calls=0)
+    list(view)
+    assert seen == []
+
+
+def test_debug_counts_over_threads():
+    seen = []
+    view = debug(range(10_000), lambda i, value: seen.append(i), max_calls=100)
+    readers = [threading.Thread(target=list, args=(view,)) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert len(seen) == 100
+
+
+def test_an_error_of_the_probe_names_the_stage():
+    with pytest.raises(EvaluationError, match="failed to evaluate item 1 of debug made at"):
+        debug([1, 2], lambda i, value: 1 // 0)[1]
+
+
+def test_monitor_measures_reading_and_nothing_else():
+    view = monitor_throughput(smap(lambda x: time.sleep(0.002), range(20)))
+    for method in (view.read_delay, view.throughput):
+        with pytest.raises(RuntimeError, match="nothing was read yet"):
+            method()
+    view[0]
+    for _ in view:
+        pass
+    assert view.read_delay() >= 0.002
+    assert view.throughput() == pytest.approx(1 / view.read_delay())
+    view.reset()
+    with pytest.raises(RuntimeError):
+        view.read_delay()
+    idle = monitor_throughput(range(10))
+    for _ in idle:
+        time.sleep(0.002)
+    assert idle.read_delay() < 0.001, "what the loop does is not the view's"
+
+
+def load(x):
+    raise AssertionError("evaluated")
+
+
+def test_tree_prints_the_pipeline_and_evaluates_nothing(capsys):
+    loaded = smap(load, range(10))
+    cached = add_cache(loaded, 3)
+    tree(prefetch(batch(concatenate([cached, collate([repeat(1), loaded])]), 4), 2))
+    lines = [line.partition(", made at ") for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines] == [
+        "prefetch(2 threads), 5 items",
+        "  batch, 5 items",
+        "    concatenate, 20 items",
+        "      cache, 10 items",
+        "        smap(load), 10 items",
+        "          range, 10 items",
+        "      collate, 10 items",
+        "        repeat, unknown length",
+        "        smap(load), 10 items",
+        "          range, 10 items",
+    ]
+    assert all(place.startswith(__file__) for _, _, place in lines if place)
+
+
+def test_tree_of_a_source_whose_length_raises(capsys):
+    class Sick:
+        def __getitem__(self, i):
+            return i
+
+        def __len__(self):
+            raise OSError
+
+    tree(smap(abs, Sick()))
+    assert "smap(abs), a length that raises OSError" in capsys.readouterr().out
