@@ -17,3 +17,8 @@ def best_times(functions, rounds=30):
 def verdict(figure, limit):
     """A figure beside the limit that it should keep."""
     return f"{figure:7.2f}  at most {limit:<5} {'' if figure <= limit else 'MISSED'}"
+
+
+def at_least(figure, limit):
+    """The same for a figure that should be large."""
+    return f"{figure:7.2f}  at least {limit:<5} {'' if figure >= limit else 'MISSED'}"

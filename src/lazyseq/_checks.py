@@ -5,7 +5,7 @@ import operator
 import reprlib
 from collections.abc import Mapping
 
-from ._core import View, length
+from ._core import View, all_plain, length
 
 
 def wrong(error, function, name, expected, value):
@@ -33,8 +33,9 @@ def sources(values, function, name="sequences"):
         values = tuple(values)
     except TypeError:
         raise wrong(TypeError, function, name, "an iterable of sequences", values) from None
-    for k, value in enumerate(values):
-        source(value, function, f"{name}[{k}]")
+    if not all_plain(values):
+        for k, value in enumerate(values):
+            source(value, function, f"{name}[{k}]")
     return values
 
 

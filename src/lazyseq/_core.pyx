@@ -735,6 +735,9 @@ cdef class Smap(Applied):
         self.call = PyVectorcall_Function(f)
         self.adopt(source)
 
+    cdef object iterate(self):
+        return SmapIterator(self) if type(self.source) is list else AppliedIterator(self)
+
     cdef object item(self, Py_ssize_t i):
         return self.apply(i, pull(self, i, self.source, i))  # here, and not above, the compiler knows which apply
 
@@ -749,6 +752,29 @@ cdef class Smap(Applied):
         if result == NULL:
             raise function_error(self, i, taken_error())
         return owned(result)
+
+
+@cython.final
+cdef class SmapIterator:
+    """An smap over an exact list, without a detour."""
+    cdef Smap view
+    cdef list plain
+    cdef Py_ssize_t i
+
+    def __init__(self, Smap view):
+        self.view, self.plain = view, view.source
+
+    def __iter__(self):
+        return self
+
+    @cython.boundscheck(False)
+    def __next__(self):
+        cdef Py_ssize_t i = self.i
+        if i >= PyList_GET_SIZE(self.plain):
+            self.plain = []  # it stays at its end, as a list's own iterator does
+            raise StopIteration
+        self.i = i + 1
+        return self.view.apply(i, self.plain[i])
 
 
 @cython.final
@@ -893,6 +919,7 @@ cdef class GatherIterator:
     def __iter__(self):
         return self
 
+    @cython.boundscheck(False)
     def __next__(self):
         cdef Py_ssize_t i = self.i, j
         if i >= self.n:
@@ -1177,10 +1204,11 @@ cdef class Concatenate(Joined):
 
 @cython.final
 cdef class ConcatenateIterator:
-    """A concatenation, part by part."""
+    """A concatenation, part by part; exact lists without a detour."""
     cdef Concatenate view
-    cdef Py_ssize_t k, i, stop  # the part, the next item, and the first one after the part
-    cdef Cursor cursor  # in the part, None before the first
+    cdef Py_ssize_t k, j, count  # the part, the next item in it, and how many it has, or UNKNOWN
+    cdef list plain  # the part if it is an exact list
+    cdef Cursor cursor  # in the part otherwise
 
     def __init__(self, Concatenate view):
         self.view = view
@@ -1189,34 +1217,64 @@ cdef class ConcatenateIterator:
     def __iter__(self):
         return self
 
+    @cython.boundscheck(False)
     def __next__(self):
-        cdef Py_ssize_t i = self.i
-        if i == self.stop and not self.next_part():
+        cdef Py_ssize_t j = self.j
+        if self.plain is not None and j < self.count and j < PyList_GET_SIZE(self.plain):
+            self.j = j + 1
+            return self.plain[j]
+        return self.next_slowly()
+
+    cdef object next_slowly(self):
+        cdef Py_ssize_t i
+        if self.j == self.count and not self.next_part():
             raise StopIteration
-        self.i = i + 1
-        if self.stop != UNKNOWN:
+        i = self.view.offsets[self.k] + self.j
+        self.j += 1
+        if self.cursor is None:
+            return pull(self.view, i, self.plain, self.j - 1)
+        if self.count != UNKNOWN:
             return self.cursor.advance(self.view, i)
         try:
             return self.cursor.advance(self.view, i)
         except IndexError:
-            self.i = self.stop = 0
-            self.k = len(self.view.parts)
+            self.j, self.count, self.k = 0, 0, len(self.view.parts)
         raise StopIteration
 
     cdef bint next_part(self) except -1:
         cdef tuple parts = self.view.parts
-        while self.i == self.stop:
+        self.plain = self.cursor = None
+        while self.j == self.count:
             self.k += 1
             if self.k >= len(parts):
+                self.j = self.count = 0
                 return False
-            self.stop = self.view.n if self.k == len(parts) - 1 else self.view.offsets[self.k + 1]
-        self.cursor = Cursor(parts[self.k])
+            self.j, self.count = 0, UNKNOWN
+            if self.k < len(parts) - 1:
+                self.count = self.view.offsets[self.k + 1] - self.view.offsets[self.k]
+            elif self.view.n != UNKNOWN:
+                self.count = self.view.n - self.view.offsets[self.k]
+        if type(parts[self.k]) is list:
+            self.plain = parts[self.k]
+        else:
+            self.cursor = Cursor(parts[self.k])
         return True
 
 
-def flattened(sequences):
+def all_plain(tuple sequences):
+    """Whether all are exact lists, tuples or views, so that there is nothing to check about them."""
+    for sequence in sequences:
+        if not (type(sequence) is list or type(sequence) is tuple or isinstance(sequence, View)):
+            return False
+    return True
+
+
+def flattened(tuple sequences):
     """The sequences, nested concatenations replaced by their parts."""
-    if not any(type(sequence) is Concatenate for sequence in sequences):
+    for sequence in sequences:
+        if type(sequence) is Concatenate:
+            break
+    else:
         return sequences
     parts = []
     for sequence in sequences:
@@ -1345,14 +1403,20 @@ cdef class InterleaveIterator:
     def __iter__(self):
         return self
 
+    @cython.boundscheck(False)
     def __next__(self):
         cdef Cursor cursor
-        cdef Py_ssize_t i = self.i
-        if self.turn == len(self.active) and not self.next_row():
-            raise StopIteration
-        cursor = <Cursor>self.active[self.turn]
-        self.turn += 1
+        cdef Py_ssize_t i = self.i, turn = self.turn
+        if turn == PyList_GET_SIZE(self.active):
+            if not self.next_row():
+                raise StopIteration
+            turn = 0
+        cursor = <Cursor>self.active[turn]
+        self.turn = turn + 1
         self.i = i + 1
+        if cursor.plain is not None and self.row < PyList_GET_SIZE(cursor.plain):
+            return cursor.plain[self.row]
+        cursor.j = self.row
         if self.view.n != UNKNOWN:
             return cursor.advance(self.view, i)
         try:
@@ -1614,22 +1678,36 @@ cdef class Unbatch(Derived):
 
 @cython.final
 cdef class UnbatchIterator:
-    """The items of an unbatch, reading each batch once."""
+    """The items of an unbatch, reading each batch once; exact lists without a detour."""
     cdef Unbatch view
     cdef Py_ssize_t i
+    cdef list plain  # the batch if it is an exact list
+    cdef Py_ssize_t j, count  # the next item in it, and how many it has to give
     cdef Py_ssize_t held  # which batch `batch` is, -1: none
     cdef object batch
+    cdef Cursor batches
 
     def __init__(self, Unbatch view):
         self.view = view
+        self.batches = Cursor(view.source)
         self.held = -1
 
     def __iter__(self):
         return self
 
+    @cython.boundscheck(False)
     def __next__(self):
+        cdef Py_ssize_t j = self.j
+        if self.plain is not None and j < self.count and j < PyList_GET_SIZE(self.plain):
+            self.i += 1
+            self.j = j + 1
+            return self.plain[j]
+        return self.next_slowly()
+
+    cdef object next_slowly(self):
         cdef Unbatch view = self.view
         cdef Py_ssize_t i = self.i, n
+        self.plain = None
         if view is None:
             raise StopIteration
         n = view.size()
@@ -1637,15 +1715,26 @@ cdef class UnbatchIterator:
             self.i = i + 1
             try:
                 if i // view.k != self.held:
-                    self.held, self.batch = -1, None
-                    self.batch = pull(view, i, view.source, i // view.k)
-                    self.held = i // view.k
+                    self.hold(i, n)
                 return view.member(i, self.batch)
             except IndexError:
                 if n != UNKNOWN:
                     raise
-        self.view = self.batch = None
+        self.view = self.batch = self.batches = None
         raise StopIteration
+
+    cdef int hold(self, Py_ssize_t i, Py_ssize_t n) except -1:
+        """Read the batch of item i."""
+        cdef Py_ssize_t b = i // self.view.k
+        self.held, self.batch = -1, None
+        self.batches.go_to(b)  # only after an error has it to move
+        self.batch = self.batches.advance(self.view, i)
+        self.held = b
+        if type(self.batch) is list:
+            self.plain, self.j, self.count = self.batch, i % self.view.k + 1, self.view.k
+            if n != UNKNOWN:
+                self.count = min(self.count, n - b * self.view.k)
+        return 0
 
 
 # ---- Split ----------------------------------------------------------------------------------------------------------

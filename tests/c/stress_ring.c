@@ -25,7 +25,9 @@ typedef struct {
     unsigned all_one_in;  /* if it jumps: all runs, not only the first few */
     unsigned delay_one_in;
     unsigned close_one_in; /* somebody closes the ring; the reader finds out */
-    int greedy;            /* the reader always fills the ring, and flushes once for all */
+    unsigned polls;        /* most tries before a sleep: sleeps and wakings then meet within nanoseconds */
+    long times;            /* how many times as many items, 0 is 1 */
+    int greedy;            /* the reader fills the ring, flushes once for all, and waits without end */
 } manner;
 
 /* Neither the ring nor anything that a thread of a round sees outlives the round. */
@@ -86,6 +88,12 @@ static void delay(uint64_t *state)
             atomic_fetch_add_explicit(&sink, 1, memory_order_relaxed);
 }
 
+/* How often to look before sleeping. */
+static uint64_t tries(uint64_t *state, const manner *m)
+{
+    return (draw(state) >> 20) % (1 + (m->polls ? m->polls : 1));
+}
+
 /* ---- Results ---------------------------------------------------------------------------------------------------- */
 
 static uint64_t seal_of(lzs_run run)
@@ -124,7 +132,7 @@ static void *work(void *argument)
     for (;;) {
         result *r;
         status = LZS_EMPTY;
-        if (one_in(&w->random, 2))
+        for (uint64_t n = tries(&w->random, a->manner); n > 0 && status == LZS_EMPTY; n--)
             status = lzs_ring_claim(a->ring, w->number, &c);
         if (status == LZS_EMPTY)
             status = lzs_ring_claim_wait(a->ring, w->number, &c);
@@ -202,18 +210,21 @@ static void fill(arena *a, window *w, int64_t place, uint64_t *random)
 /* Read one run, which is the first of the window. Whether the ring is not closed. */
 static int read_one(arena *a, window *w, uint64_t *random)
 {
-    const int timeouts[] = {-1, -1, -1, 0, 1, 1000};
+    const int timeouts[] = {-1, 0, 1, 1000};
     lzs_run expected = *remembered(w, w->head), run;
     void *r = NULL;
 
     CHECK(lzs_ring_head(a->ring, &run) == LZS_OK);
     CHECK(run.index == expected.index && run.count == expected.count);
     for (;;) {
-        lzs_status status = lzs_ring_take(a->ring, &r);
+        lzs_status status = LZS_BUSY;
+        for (uint64_t n = 1 + tries(random, a->manner); n > 0 && status == LZS_BUSY; n--)
+            status = lzs_ring_take(a->ring, &r);
         if (status == LZS_OK)
             break;
         CHECK(status == LZS_BUSY);
-        status = lzs_ring_wait(a->ring, timeouts[(draw(random) >> 20) % (sizeof timeouts / sizeof *timeouts)]);
+        /* A wake-up that is lost shows only where a wait has no end. */
+        status = lzs_ring_wait(a->ring, timeouts[a->manner->greedy ? 0 : draw(random) >> 20 & 3]);
         if (status == LZS_CLOSED) {
             CHECK(a->manner->close_one_in != 0);
             return 0;
@@ -340,9 +351,11 @@ int main(int argc, char **argv)
         {.name = "straight on, with delays", .delay_one_in = 4},
         {.name = "jumps", .jump_one_in = 8, .all_one_in = 2, .delay_one_in = 4},
         {.name = "jumps all the time", .jump_one_in = 2, .all_one_in = 4, .greedy = 1},
+        {.name = "hardly asleep", .polls = 60, .times = 10, .greedy = 1},
+        {.name = "hardly asleep, jumps", .jump_one_in = 4, .all_one_in = 8, .polls = 60, .times = 5, .greedy = 1},
     };
     const manner ending = {.name = "", .jump_one_in = 8, .all_one_in = 2, .delay_one_in = 4, .close_one_in = 20};
-    long items = 2000;
+    long items = 1500;
     uint64_t random;
 
     if (argc > 1)
@@ -357,7 +370,8 @@ int main(int argc, char **argv)
     for (uint32_t nworkers = 1; nworkers <= MAX_WORKERS; nworkers *= 2) {
         for (unsigned i = 0; i < sizeof capacities / sizeof *capacities; i++) {
             for (unsigned k = 0; k < sizeof manners / sizeof *manners; k++) {
-                round_of(&manners[k], nworkers, capacities[i], items, &random);
+                const long times = manners[k].times ? manners[k].times : 1;
+                round_of(&manners[k], nworkers, capacities[i], items * times, &random);
                 OK("%s: %u workers, capacity %ld", manners[k].name, (unsigned)nworkers, capacities[i]);
             }
         }
