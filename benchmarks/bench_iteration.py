@@ -71,9 +71,8 @@ def iteration():
         runs = {"ours": consume(ours), **{peer: consume(make) for peer, make in peers.items()}}
         seconds = best_times(runs, rounds=300)
         best = min(peers, key=seconds.get)
-        print(
-            f"  {name:<12}{seconds['ours'] / N * 1e9:6.1f} ns {at_least(seconds[best] / seconds['ours'], least)} ({best})"
-        )
+        speed = at_least(seconds[best] / seconds["ours"], least)
+        print(f"  {name:<12}{seconds['ours'] / N * 1e9:6.1f} ns {speed} ({best})")
 
 
 def construction():
