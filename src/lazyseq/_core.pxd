@@ -1,10 +1,22 @@
 """The view, and how to read from any source, for the extension modules of lazyseq."""
 
 from cpython.list cimport PyList_GET_SIZE
+from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_SIZE
 
 cdef enum:
     UNKNOWN = -2  # the size of a source without one
+
+
+cdef extern from *:
+    """
+    /* A reference that C code handed to us, as one that Cython counts. */
+    #define owned(reference) (reference)
+    """
+    object owned(PyObject *reference)
+
+# View.item as C sees it: a NULL means that an exception is set, and costs no try statement to notice.
+ctypedef PyObject *(*item_function)(PyObject *view, Py_ssize_t i) noexcept
 
 
 cdef class Site:
@@ -68,10 +80,15 @@ cdef inline object read(object source, Py_ssize_t j):
 
 
 cdef object pull_with_care(View stage, Py_ssize_t i, object source, Py_ssize_t j)
+cdef object pull_failed(View stage, Py_ssize_t i, object source, Py_ssize_t j)
 
 
 cdef inline object pull(View stage, Py_ssize_t i, object source, Py_ssize_t j):
     """source[j], which the stage needs for its item i; errors become the stage's."""
+    cdef PyObject *item
     if type(source) is list and j < PyList_GET_SIZE(source):
         return (<list>source)[j]  # an owned reference at once; without a GIL Cython makes it PyList_GetItemRef
+    if isinstance(source, View):
+        item = (<item_function>(<View>source).item)(<PyObject *>source, j)
+        return owned(item) if item != NULL else pull_failed(stage, i, source, j)
     return pull_with_care(stage, i, source, j)

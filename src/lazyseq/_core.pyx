@@ -53,9 +53,6 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
-    /* A reference that C code handed to us, as one that Cython counts. */
-    #define owned(reference) (reference)
-
     /* The value of an int of one digit, which is most; negative for others, which take the long way. */
     static inline Py_ssize_t small_int(PyObject *key)
     {
@@ -66,7 +63,6 @@ cdef extern from *:
     #endif
     }
     """
-    object owned(PyObject *reference)
     Py_ssize_t small_int(object key)
 
 cdef object MISSING = object()
@@ -186,6 +182,11 @@ cdef object pull_with_care(View stage, Py_ssize_t i, object source, Py_ssize_t j
         return read(source, j)
     except BaseException as error:
         raise source_error(stage, i, source, j, error, seterr())
+
+
+cdef object pull_failed(View stage, Py_ssize_t i, object source, Py_ssize_t j):
+    """Raise what the view `source` has raised for its item j as the stage's."""
+    raise source_error(stage, i, source, j, taken_error(), seterr())
 
 
 cdef object foreign_item(object source, Py_ssize_t i):
