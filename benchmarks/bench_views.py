@@ -1,10 +1,11 @@
-"""What reading one item of a view costs, and making one, against a plain list and SeqTools."""
+"""What reading one item of a view costs, and making one, against a plain list, SeqTools and torch's datasets."""
 
 import operator
 import random
 
 import seqtools
-from compare import best_times, verdict
+from compare import at_least, best_times, verdict
+from torch.utils.data import ConcatDataset, Subset
 
 import lazyseq
 
@@ -24,6 +25,14 @@ def views(lib):
         "unbatch": lib.unbatch(BATCHES, 10),
         "smap(neg)": lib.smap(operator.neg, ITEMS),
     }
+
+
+PEERS = {  # beside SeqTools
+    "concatenate": {"torch ConcatDataset": ConcatDataset(PARTS)},
+    "gather": {"torch Subset": Subset(ITEMS, SHUFFLED)},
+    "unbatch": {},
+    "smap(neg)": {},
+}
 
 
 def reader(sequence):
@@ -49,20 +58,22 @@ def maker(lib, f=operator.neg):
 
 def main():
     candidates = {"list": reader(ITEMS), "list and call": read_and_call}
-    for lib in (lazyseq, seqtools):
-        candidates.update({f"{lib.__name__} {name}": reader(view) for name, view in views(lib).items()})
+    candidates.update({f"lazyseq {name}": reader(view) for name, view in views(lazyseq).items()})
+    candidates["three slices"] = reader(lazyseq.smap(operator.neg, list(range(N + 5)))[2:][:-1][2:])
+    peers = {name: {"SeqTools": view} | PEERS[name] for name, view in views(seqtools).items()}
+    candidates.update({(name, peer): reader(peers[name][peer]) for name in peers for peer in peers[name]})
     # Long rounds of many short turns: the figure wanted is what the code costs, not what the neighbours do.
     seconds = best_times(candidates, rounds=300)
     print(f"A single read, hot positions, ns: list {seconds['list'] / N * 1e9:.1f}, ", end="")
     print(f"list and operator.neg {seconds['list and call'] / N * 1e9:.1f}")
-    for name in views(lazyseq):
+    for name in peers:
         base, limit = ("list and call", 1.3) if name == "smap(neg)" else ("list", 2.3)
-        ours, theirs = seconds[f"lazyseq {name}"], seconds[f"seqtools {name}"]
-        print(
-            f"  {name:<12}{ours / N * 1e9:6.1f} ns, x {base:<14}{verdict(ours / seconds[base], limit)}",
-            end="",
-        )
-        print(f"  (SeqTools: {theirs / seconds[base]:.1f})")
+        ours = seconds[f"lazyseq {name}"]
+        print(f"  {name:<12}{ours / N * 1e9:6.1f} ns, x {base:<14}{verdict(ours / seconds[base], limit)}")
+        for peer in peers[name]:
+            print(f"    {peer}, x lazyseq{at_least(seconds[name, peer] / ours, 3.2)}")
+    slices = seconds["three slices"] / seconds["lazyseq smap(neg)"]
+    print(f"  a slice of a slice of a slice of smap(neg), x smap(neg){verdict(slices, 1.1)}")
 
     seconds = best_times({"lazyseq": maker(lazyseq), "seqtools": maker(seqtools)})
     ours, theirs = (seconds[name] / 100 * 1e6 for name in ("lazyseq", "seqtools"))
