@@ -12,8 +12,19 @@ cdef extern from *:
     """
     /* A reference that C code handed to us, as one that Cython counts. */
     #define owned(reference) (reference)
+
+    /* isinstance(object, type), for a type whose instances have a layout of their own, in a few loads and no call:
+     * such a type is on the line of tp_base of each of its heirs, however many bases those have in Python. */
+    static inline int is_a(PyObject *object, PyTypeObject *type)
+    {
+        PyTypeObject *t = Py_TYPE(object);
+        while (t != NULL && t != type)
+            t = t->tp_base;
+        return t != NULL;
+    }
     """
     object owned(PyObject *reference)
+    bint is_a(object, type)
 
 # View.item as C sees it: a NULL means that an exception is set, and costs no try statement to notice.
 ctypedef PyObject *(*item_function)(PyObject *view, Py_ssize_t i) noexcept
@@ -61,7 +72,7 @@ cdef inline Py_ssize_t size_of(object source) except? -1:
     """The length of any source, now, or UNKNOWN."""
     if type(source) is list:
         return PyList_GET_SIZE(source)
-    if isinstance(source, View):
+    if is_a(source, View):
         return (<View>source).size()
     if type(source) is tuple:
         return PyTuple_GET_SIZE(source)
@@ -72,7 +83,7 @@ cdef inline object read(object source, Py_ssize_t j):
     """source[j], for j >= 0. The caller's formula keeps j within a view's size; other sources check it."""
     if type(source) is list:
         return (<list>source)[j]  # an owned reference at once; without a GIL Cython makes it PyList_GetItemRef
-    if isinstance(source, View):
+    if is_a(source, View):
         return (<View>source).item(j)
     if type(source) is tuple:
         return (<tuple>source)[j]
@@ -88,7 +99,7 @@ cdef inline object pull(View stage, Py_ssize_t i, object source, Py_ssize_t j):
     cdef PyObject *item
     if type(source) is list and j < PyList_GET_SIZE(source):
         return (<list>source)[j]  # an owned reference at once; without a GIL Cython makes it PyList_GetItemRef
-    if isinstance(source, View):
+    if is_a(source, View):
         item = (<item_function>(<View>source).item)(<PyObject *>source, j)
         return owned(item) if item != NULL else pull_failed(stage, i, source, j)
     return pull_with_care(stage, i, source, j)
