@@ -1,6 +1,7 @@
 """collate, concatenate, batch, unbatch, split."""
 
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -42,6 +43,16 @@ def test_the_shortest_rules_when_lengths_change_later():
 
 
 # ---- concatenate
+
+
+def test_a_part_of_a_concatenation_takes_an_offset_and_a_reference():
+    parts = [[1, 2, 3]] * 10**6
+    tracemalloc.start()
+    view = concatenate(parts)
+    size, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size <= peak < 16.1 * 10**6
+    assert view[2_999_999] == 3 and len(view) == 3 * 10**6
 
 
 def test_concatenate_finds_its_parts():
