@@ -43,7 +43,8 @@ cdef extern from "Python.h":
     void Py_INCREF(object)
     int Py_EnterRecursiveCall(const char *) except 1
     void Py_LeaveRecursiveCall()
-    PyObject *PyObject_CallOneArg(PyObject *, PyObject *)
+    bint PyCFunction_Check(object)
+    bint PyFunction_Check(object)
     ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject **, size_t, PyObject *)
     vectorcallfunc PyVectorcall_Function(object)
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
@@ -681,6 +682,19 @@ cdef class Slice(Derived):
 # ---- Smap -----------------------------------------------------------------------------------------------------------
 
 
+cdef object call(object f, object arguments):
+    """f(*arguments), where an endless recursion ends in an error rather than with the stack.
+
+    A source may give views that read itself. Where no function in Python is on the way, as with smap(list, source),
+    only this counts the turns.
+    """
+    Py_EnterRecursiveCall(" in the function of a view")
+    try:
+        return f(*arguments)
+    finally:
+        Py_LeaveRecursiveCall()
+
+
 cdef str name_of(object f):
     return getattr(f, "__name__", None) or type(f).__name__
 
@@ -729,11 +743,11 @@ cdef class AppliedIterator(CursorIterator):
 @cython.final
 cdef class Smap(Applied):
     """smap[i] = f(source[i])"""
-    cdef vectorcallfunc call  # f's own, or NULL: saves the interpreter's way round
+    cdef vectorcallfunc direct  # that of a function which counts recursions itself, or NULL: saves the way round
 
     def __init__(self, f, source):
         self.f = f
-        self.call = PyVectorcall_Function(f)
+        self.direct = PyVectorcall_Function(f) if PyCFunction_Check(f) or PyFunction_Check(f) else NULL
         self.adopt(source)
 
     cdef object iterate(self):
@@ -745,14 +759,22 @@ cdef class Smap(Applied):
     cdef inline object apply(self, Py_ssize_t i, object value):
         cdef PyObject *arguments[2]
         cdef PyObject *result
-        if self.call != NULL:
-            arguments[1] = <PyObject *>value
-            result = self.call(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-        else:
-            result = PyObject_CallOneArg(<PyObject *>self.f, <PyObject *>value)
+        if self.direct == NULL:
+            return self.apply_any(i, value)
+        arguments[1] = <PyObject *>value
+        result = self.direct(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
         if result == NULL:
             raise function_error(self, i, taken_error())
         return owned(result)
+
+    cdef object apply_any(self, Py_ssize_t i, object value):
+        Py_EnterRecursiveCall(" in the function of a view")
+        try:
+            return self.f(value)
+        except BaseException as error:
+            raise function_error(self, i, error)
+        finally:
+            Py_LeaveRecursiveCall()
 
 
 @cython.final
@@ -788,7 +810,7 @@ cdef class Starmap(Applied):
 
     cdef object apply(self, Py_ssize_t i, object value):
         try:
-            return self.f(*value)
+            return call(self.f, value)
         except BaseException as error:
             raise function_error(self, i, error)
 
@@ -808,7 +830,7 @@ cdef class SmapN(Joined):
 
     cdef object apply(self, Py_ssize_t i, object arguments):
         try:
-            return self.f(*arguments)
+            return call(self.f, arguments)
         except BaseException as error:
             raise function_error(self, i, error)
 
@@ -1517,7 +1539,7 @@ cdef class Batch(Derived):
         if self.collate_fn is None:
             return values
         try:
-            return self.collate_fn(values)
+            return call(self.collate_fn, (values,))
         except BaseException as error:
             raise function_error(self, i, error)
 
@@ -1661,7 +1683,11 @@ cdef class Unbatch(Derived):
         batch = pull(self, i, self.source, b)
         if isinstance(batch, tuple) and isinstance(self.source, View):
             batch = list(batch)
-        store(batch, i % self.k, value)
+        Py_EnterRecursiveCall(" while writing to a batch")  # the batch may be this very view
+        try:
+            store(batch, i % self.k, value)
+        finally:
+            Py_LeaveRecursiveCall()
         if isinstance(self.source, View):
             store(self.source, b, batch)
         return 0
@@ -1871,7 +1897,7 @@ cdef class Debug(Derived):
     cdef object item(self, Py_ssize_t i):
         value = pull(self, i, self.source, i)
         try:
-            self.probe(i, value)
+            call(self.probe, (i, value))
         except BaseException as error:
             raise function_error(self, i, error)
         return value
