@@ -759,13 +759,14 @@ cdef class Smap(Applied):
     cdef inline object apply(self, Py_ssize_t i, object value):
         cdef PyObject *arguments[2]
         cdef PyObject *result
-        if self.direct == NULL:
-            return self.apply_any(i, value)
-        arguments[1] = <PyObject *>value
-        result = self.direct(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
-        if result == NULL:
-            raise function_error(self, i, taken_error())
-        return owned(result)
+        if self.direct != NULL:
+            arguments[1] = <PyObject *>value
+            result = self.direct(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
+            return owned(result) if result != NULL else self.apply_failed(i)
+        return self.apply_any(i, value)
+
+    cdef object apply_failed(self, Py_ssize_t i):
+        raise function_error(self, i, taken_error())
 
     cdef object apply_any(self, Py_ssize_t i, object value):
         Py_EnterRecursiveCall(" in the function of a view")
