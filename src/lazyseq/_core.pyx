@@ -12,6 +12,7 @@ cimport cython
 from cpython.list cimport PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_SetItem
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t
 
 from collections import OrderedDict, deque
@@ -1163,8 +1164,9 @@ cdef class Concatenate(Joined):
     Lengths are taken when it is made: a part that grows shows nothing more, one that shrinks gives IndexErrors. The
     last part may be of unknown length.
     """
-    cdef Py_ssize_t *offsets  # where each part begins
+    cdef Py_ssize_t *offsets  # where each part begins, and the last one ends or PY_SSIZE_T_MAX
     cdef Py_ssize_t n
+    cdef double density  # parts by item
 
     def __cinit__(self, parts):
         self.offsets = <Py_ssize_t *>PyMem_Malloc((len(parts) + 1) * sizeof(Py_ssize_t))
@@ -1190,14 +1192,18 @@ cdef class Concatenate(Joined):
                 raise OverflowError(f"concatenate: the sequences hold more than {PY_SSIZE_T_MAX} items")
             else:
                 self.n += size
+        self.offsets[len(parts)] = PY_SSIZE_T_MAX if self.n == UNKNOWN else self.n
+        self.density = len(parts) / <double>self.offsets[len(parts)] if self.offsets[len(parts)] else 0
 
     cdef Py_ssize_t part_of(self, Py_ssize_t i) noexcept:
-        """The last part that begins at or before i, by bisection; empty parts before it begin there too."""
-        cdef Py_ssize_t low = 0, half, n = len(self.parts)
+        """The last part that begins at or before i: where it would be if all were as long, or else by bisection."""
+        cdef Py_ssize_t low = <Py_ssize_t>(i * self.density), half, n = PyTuple_GET_SIZE(self.parts)
+        if low < n and self.offsets[low] <= i < self.offsets[low + 1]:
+            return low
+        low = 0
         while n > 1:
             half = n >> 1
-            if self.offsets[low + half] <= i:
-                low += half
+            low = low + half if self.offsets[low + half] <= i else low  # an assignment either way: no jump to predict
             n -= half
         return low
 
@@ -1472,7 +1478,13 @@ cdef class Collate(Joined):
         self.adopt(parts)
 
     cdef object item(self, Py_ssize_t i):
-        return tuple([pull(self, i, source, i) for source in self.parts])
+        cdef Py_ssize_t k, n = PyTuple_GET_SIZE(self.parts)
+        cdef tuple values = PyTuple_New(n)
+        for k in range(n):
+            value = pull(self, i, <object>PyTuple_GET_ITEM(self.parts, k), i)
+            Py_INCREF(value)  # which the tuple takes
+            PyTuple_SET_ITEM(values, k, value)
+        return values
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         return list(zip(*[pull_many(self, source, indices, n) for source in self.parts]))
