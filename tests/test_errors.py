@@ -51,7 +51,7 @@ def test_the_place_is_the_line_of_the_call_in_a_long_statement():
 
 def test_wrapped_once_and_noted_by_the_stages_further_out():
     inner = smap(fail, [1, 2, 3, 4])
-    view = unbatch(batch(smap(operator.neg, gather(concatenate([[], inner]), [3, 2])), 2), 2)
+    view = unbatch(batch(smap(operator.neg, gather(concatenate([[], inner]), [3, 2])), 2, collate_fn=list), 2)
     with pytest.raises(EvaluationError) as caught:
         view[1]
     error = caught.value

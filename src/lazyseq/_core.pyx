@@ -9,7 +9,7 @@ with and without a GIL; a class that departs from this says what guards what.
 """
 
 cimport cython
-from cpython.list cimport PyList_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_SetItem
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
@@ -724,7 +724,7 @@ cdef class Applied(Derived):
         return grain_of(self.source)
 
     cdef object iterate(self):
-        return AppliedIterator(self)
+        return AppliedIterator(self) if isinstance(self.source, View) else ViewIterator(self)
 
     cdef str label(self):
         return f"{type(self).__name__.lower()}({name_of(self.f)})"
@@ -734,11 +734,27 @@ cdef class Applied(Derived):
 
 
 @cython.final
-cdef class AppliedIterator(CursorIterator):
-    """A function over the next item."""
+cdef class AppliedIterator:
+    """A function over the next item of a view: that view's own iterator knows where it ends."""
+    cdef Applied view
+    cdef object iterator
+    cdef Py_ssize_t i
 
-    cdef object combine(self, Py_ssize_t i):
-        return (<Applied>self.view).apply(i, (<Cursor>self.cursors[0]).advance(self.view, i))
+    def __init__(self, Applied view):
+        self.view, self.iterator = view, (<View>view.source).iterate()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t i = self.i
+        cdef PyObject *item = PyIter_Next(<PyObject *>self.iterator)
+        self.i = i + 1
+        if item == NULL:
+            if PyErr_Occurred() == NULL:
+                raise StopIteration
+            raise source_error(self.view, i, self.view.source, i, taken_error(), seterr())
+        return self.view.apply(i, owned(item))
 
 
 @cython.final
@@ -752,7 +768,7 @@ cdef class Smap(Applied):
         self.adopt(source)
 
     cdef object iterate(self):
-        return SmapIterator(self) if type(self.source) is list else AppliedIterator(self)
+        return SmapIterator(self) if type(self.source) is list else Applied.iterate(self)
 
     cdef object item(self, Py_ssize_t i):
         return self.apply(i, pull(self, i, self.source, i))  # here, and not above, the compiler knows which apply
@@ -1511,7 +1527,13 @@ cdef class CollateIterator(CursorIterator):
     """Tuples of the next items."""
 
     cdef object combine(self, Py_ssize_t i):
-        return tuple([(<Cursor>cursor).advance(self.view, i) for cursor in self.cursors])
+        cdef Py_ssize_t k, n = PyList_GET_SIZE(self.cursors)
+        cdef tuple values = PyTuple_New(n)
+        for k in range(n):
+            value = (<Cursor>PyList_GET_ITEM(self.cursors, k)).advance(self.view, i)
+            Py_INCREF(value)  # which the tuple takes
+            PyTuple_SET_ITEM(values, k, value)
+        return values
 
 
 # ---- Batch, unbatch -------------------------------------------------------------------------------------------------
@@ -1527,6 +1549,10 @@ cdef class Batch(Derived):
     def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
         self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
         self.adopt(source)
+
+    cdef bint is_plain(self) noexcept:
+        """Whether batches are the lists of their items and no more."""
+        return self.collate_fn is None and self.pad is None and not self.drop_last
 
     cdef Py_ssize_t begin(self, Py_ssize_t i) except -1:
         """The first item of batch i."""
@@ -1630,14 +1656,26 @@ cdef class BatchIterator(CursorIterator):
 
 @cython.final
 cdef class Unbatch(Derived):
-    """unbatch[i] = source[i // k][i % k]"""
+    """unbatch[i] = source[i // k][i % k]
+
+    Over a plain batch of the same size that is its source's own item i: `flat` is that source, or None.
+    """
     cdef Py_ssize_t k, last  # the size of the batches, and of the last one
+    cdef object flat
 
     def __init__(self, source, Py_ssize_t k, Py_ssize_t last):
         self.k, self.last = k, last
+        if type(source) is Batch and (<Batch>source).k == k and (<Batch>source).is_plain():
+            self.flat = (<Batch>source).source
         self.adopt(source)
 
+    cdef inline bint is_flat(self, Py_ssize_t i) except -1:
+        """Whether item i is one of flat's: the last batch may promise more than there are."""
+        return self.flat is not None and within_size(i, size_of(self.flat))
+
     cdef object item(self, Py_ssize_t i):
+        if self.is_flat(i):
+            return pull(self, i, self.flat, i)
         return self.member(i, pull(self, i, self.source, i // self.k))
 
     cdef inline object member(self, Py_ssize_t i, object batch):
@@ -1693,6 +1731,8 @@ cdef class Unbatch(Derived):
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         """Into the batch; a view's batch may have been made for us, and is written back."""
         cdef Py_ssize_t b = i // self.k
+        if self.is_flat(i):
+            return store(self.flat, i, value)
         batch = pull(self, i, self.source, b)
         if isinstance(batch, tuple) and isinstance(self.source, View):
             batch = list(batch)
@@ -1706,7 +1746,9 @@ cdef class Unbatch(Derived):
         return 0
 
     cdef Py_ssize_t grain(self) except -1:
-        cdef Py_ssize_t grain = grain_of(self.source)
+        cdef Py_ssize_t grain = grain_of(self.source if self.flat is None else self.flat)
+        if self.flat is not None:
+            return grain
         return self.k * grain if grain <= PY_SSIZE_T_MAX // self.k else 1
 
     cdef object iterate(self):
