@@ -200,8 +200,14 @@ def test_an_item_that_fails_within_a_grain_fails_alone():
             raise KeyError(x)
         return x
 
-    view = prefetch(smap(fail_at_three, unbatch([[0, 1], [2, 3], [4, 5]], 2)), 2)
-    assert [view[i] for i in (0, 1, 2, 4, 5)] == [0, 1, 2, 4, 5]
+    log = Log(fail_at_three)
+    view = prefetch(smap(log, unbatch([[0, 1], [2, 3], [4, 5]], 2)), 2)
+    items = iter(view)
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(EvaluationError, match="failed to evaluate item 3 of smap"):
+        next(items)
+    assert list(items) == [4, 5]
+    assert sorted(log.calls) == [0, 1, 2, 3, 4, 5]
     with pytest.raises(EvaluationError, match="failed to evaluate item 3 of smap"):
         view[3]
 

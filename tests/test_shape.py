@@ -169,6 +169,10 @@ def test_iteration_reads_each_batch_once_and_a_single_read_one_batch():
     calls.clear()
     assert list(smap(str, smap(abs, view))) == ["0", "0", "1", "1", "2", "2", "3", "3"]
     assert calls == [0, 1, 2, 3]
+    calls.clear()
+    assert list(smap(abs, view)[1:-1]) == [0, 1, 1, 2, 2, 3] and calls == [0, 1, 2, 3]
+    calls.clear()
+    assert list(view[3:7][1:]) == [2, -2, 3] and calls == [2, 3]
 
 
 def test_iteration_goes_on_after_a_batch_that_fails():

@@ -46,7 +46,7 @@ cdef class View:
     cdef object block(self, const Py_ssize_t *indices, Py_ssize_t n)
     cdef int assign(self, Py_ssize_t i, object value) except -1
     cdef Py_ssize_t grain(self) except -1
-    cdef object iterate(self)
+    cdef object iterate(self, Py_ssize_t start)
     cdef str label(self)
     cdef tuple sources(self)
     cdef Py_ssize_t position(self, object key) except -1

@@ -246,8 +246,8 @@ cdef class View:
     3. `items(indices, n)` is many items at once, for views that can share work between them; `block` the same as
        one fresh array, or None.
     4. `assign(i, value)` where the formula can be inverted.
-    5. `iterate()` is an iterator that may beat item-by-item reads, but yields the same, and that can go on with
-       the next item after an error.
+    5. `iterate(start)` is an iterator from item `start` on that may beat item-by-item reads, but yields the same,
+       and that can go on with the next item after an error.
     6. `grain()` is how many consecutive items share one evaluation. Views that keep order and alignment pass
        their child's on.
     7. `label()` names the operation, `sources()` what it reads; `__reduce__` ends with `self.site`.
@@ -275,8 +275,8 @@ cdef class View:
     cdef Py_ssize_t grain(self) except -1:
         return 1
 
-    cdef object iterate(self):
-        return ViewIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return ViewIterator(self, start)
 
     cdef str label(self):
         return type(self).__name__.lower()
@@ -358,7 +358,7 @@ cdef class View:
         return from_start
 
     def __iter__(self):
-        return self.iterate()
+        return self.iterate(0)
 
     def __reversed__(self):
         return iter(self[::-1])
@@ -411,8 +411,8 @@ cdef class ViewIterator:
     cdef View view
     cdef Py_ssize_t i
 
-    def __init__(self, View view):
-        self.view = view
+    def __init__(self, View view, Py_ssize_t start):
+        self.view, self.i = view, start
 
     def __iter__(self):
         return self
@@ -539,18 +539,18 @@ cdef class Joined(View):
 
 @cython.final
 cdef class Cursor:
-    """Reads a source from its first item on, the fastest way that gives what reading by index gives."""
+    """Reads a source from item j on, the fastest way that gives what reading by index gives."""
     cdef object source
     cdef list plain  # the source if it is an exact list
     cdef object iterator  # the source's own if it is a view
     cdef Py_ssize_t j  # the next item
 
-    def __init__(self, source):
-        self.source = source
+    def __init__(self, source, Py_ssize_t j):
+        self.source, self.j = source, j
         if type(source) is list:
             self.plain = source
         elif isinstance(source, View):
-            self.iterator = (<View>source).iterate()
+            self.iterator = (<View>source).iterate(j)
 
     cdef inline object advance(self, View stage, Py_ssize_t i):
         """The next item, which the stage needs for its item i; IndexError past the end."""
@@ -570,10 +570,13 @@ cdef class Cursor:
             raise IndexError(f"{stage.label()} index {i} is out of range: its source has ended")
         raise source_error(stage, i, self.source, self.j - 1, taken_error(), seterr())
 
-    cdef void go_to(self, Py_ssize_t j) noexcept:
-        """Go on at item j, by index."""
+    cdef int go_to(self, Py_ssize_t j) except -1:
+        """Go on at item j."""
         if j != self.j:
-            self.iterator, self.j = None, j
+            self.j = j
+            if self.iterator is not None:
+                self.iterator = (<View>self.source).iterate(j)
+        return 0
 
 
 cdef class CursorIterator:
@@ -585,16 +588,20 @@ cdef class CursorIterator:
     cdef list cursors
     cdef Py_ssize_t i
 
-    def __init__(self, View view):
-        self.view = view
-        self.cursors = [Cursor(source) for source in view.sources()]
+    def __init__(self, View view, Py_ssize_t start):
+        self.view, self.i = view, start
+        self.cursors = [Cursor(source, self.first(start)) for source in view.sources()]
+
+    cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
+        """Which item of its sources item i needs first."""
+        return i
 
     cdef object combine(self, Py_ssize_t i):
         raise NotImplementedError
 
     cdef int realign(self) except -1:
         for cursor in self.cursors:
-            (<Cursor>cursor).go_to(self.i)
+            (<Cursor>cursor).go_to(self.first(self.i))
         return 0
 
     def __iter__(self):
@@ -636,11 +643,13 @@ cdef View slice_of(View source, object key):
         count = 0 if stop <= start else (stop - start - 1) // step + 1
     if 0 <= count <= 1:
         step = 1  # the product of two steps below stays within the sequence, unless nobody takes a step
+    if count == 0:
+        start = 0  # where an empty slice stands is nowhere, or before the first item
     if type(source) is Gather and n >= 0:
         return Gather((<Gather>source).source, numpy.asarray((<Gather>source).packed)[key])
     if type(source) is Slice:
         inner = source
-        return Slice(inner.source, inner.start + start * inner.step if count else 0, inner.step * step, count)
+        return Slice(inner.source, inner.start + start * inner.step, inner.step * step, count)
     return Slice(source, start, step, count)
 
 
@@ -673,11 +682,25 @@ cdef class Slice(Derived):
         cdef Py_ssize_t grain = grain_of(self.source)
         return grain if self.step == 1 and self.start % grain == 0 else 1
 
+    cdef object iterate(self, Py_ssize_t start):
+        return SliceIterator(self, start) if self.step == 1 else ViewIterator(self, start)
+
     cdef str label(self):
         return "slice"
 
     def __reduce__(self):
         return Slice, (self.source, self.start, self.step, self.n), self.site
+
+
+@cython.final
+cdef class SliceIterator(CursorIterator):
+    """The next items of a source, for a slice that leaves none out."""
+
+    cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
+        return (<Slice>self.view).start + i
+
+    cdef object combine(self, Py_ssize_t i):
+        return (<Cursor>self.cursors[0]).advance(self.view, i)
 
 
 # ---- Smap -----------------------------------------------------------------------------------------------------------
@@ -723,8 +746,8 @@ cdef class Applied(Derived):
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
 
-    cdef object iterate(self):
-        return AppliedIterator(self) if isinstance(self.source, View) else ViewIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return AppliedIterator(self, start) if isinstance(self.source, View) else ViewIterator(self, start)
 
     cdef str label(self):
         return f"{type(self).__name__.lower()}({name_of(self.f)})"
@@ -740,8 +763,8 @@ cdef class AppliedIterator:
     cdef object iterator
     cdef Py_ssize_t i
 
-    def __init__(self, Applied view):
-        self.view, self.iterator = view, (<View>view.source).iterate()
+    def __init__(self, Applied view, Py_ssize_t start):
+        self.view, self.iterator, self.i = view, (<View>view.source).iterate(start), start
 
     def __iter__(self):
         return self
@@ -767,8 +790,8 @@ cdef class Smap(Applied):
         self.direct = PyVectorcall_Function(f) if PyCFunction_Check(f) or PyFunction_Check(f) else NULL
         self.adopt(source)
 
-    cdef object iterate(self):
-        return SmapIterator(self) if type(self.source) is list else Applied.iterate(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return SmapIterator(self, start) if type(self.source) is list else Applied.iterate(self, start)
 
     cdef object item(self, Py_ssize_t i):
         return self.apply(i, pull(self, i, self.source, i))  # here, and not above, the compiler knows which apply
@@ -802,8 +825,8 @@ cdef class SmapIterator:
     cdef list plain
     cdef Py_ssize_t i
 
-    def __init__(self, Smap view):
-        self.view, self.plain = view, view.source
+    def __init__(self, Smap view, Py_ssize_t start):
+        self.view, self.plain, self.i = view, view.source, start
 
     def __iter__(self):
         return self
@@ -857,8 +880,8 @@ cdef class SmapN(Joined):
         rows = zip(*[pull_many(self, source, indices, n) for source in self.parts])
         return [self.apply(indices[k], row) for k, row in enumerate(rows)]
 
-    cdef object iterate(self):
-        return SmapNIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return SmapNIterator(self, start)
 
     cdef str label(self):
         return f"smap({name_of(self.f)})"
@@ -936,8 +959,8 @@ cdef class Gather(Derived):
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
 
-    cdef object iterate(self):
-        return GatherIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return GatherIterator(self, start)
 
     def __reduce__(self):
         return Gather, (self.source, numpy.asarray(self.packed)), self.site
@@ -951,8 +974,8 @@ cdef class GatherIterator:
     cdef const char *here  # the index of the next item
     cdef Py_ssize_t i, n, stride
 
-    def __init__(self, Gather view):
-        self.view = view
+    def __init__(self, Gather view, Py_ssize_t start):
+        self.view, self.i = view, start
         self.n = view.packed.shape[0]
         if type(view.source) is list and self.n:
             self.plain, self.here, self.stride = view.source, <const char *>&view.packed[0], view.packed.strides[0]
@@ -1028,8 +1051,8 @@ cdef class Arange(View):
     cdef Py_ssize_t size(self) except? -1:
         return self.n
 
-    cdef object iterate(self):
-        return iter(self.numbers)
+    cdef object iterate(self, Py_ssize_t start):
+        return iter(self.numbers[start:])
 
     def __contains__(self, value):
         return value in self.numbers
@@ -1241,8 +1264,8 @@ cdef class Concatenate(Joined):
                 return 1
         return grain
 
-    cdef object iterate(self):
-        return ConcatenateIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return ConcatenateIterator(self, start)
 
     def __reduce__(self):
         return Concatenate, (self.parts,), self.site
@@ -1256,9 +1279,13 @@ cdef class ConcatenateIterator:
     cdef list plain  # the part if it is an exact list
     cdef Cursor cursor  # in the part otherwise
 
-    def __init__(self, Concatenate view):
+    def __init__(self, Concatenate view, Py_ssize_t start):
         self.view = view
-        self.k = -1
+        self.k = view.part_of(start) - 1
+        if self.next_part():
+            self.j = min(start - view.offsets[self.k], self.count) if self.count != UNKNOWN else start - view.offsets[self.k]
+            if self.cursor is not None:
+                self.cursor.go_to(self.j)
 
     def __iter__(self):
         return self
@@ -1303,7 +1330,7 @@ cdef class ConcatenateIterator:
         if type(parts[self.k]) is list:
             self.plain = parts[self.k]
         else:
-            self.cursor = Cursor(parts[self.k])
+            self.cursor = Cursor(parts[self.k], 0)
         return True
 
 
@@ -1425,8 +1452,8 @@ cdef class Interleave(Joined):
     cdef Py_ssize_t grain(self) except -1:
         return 1
 
-    cdef object iterate(self):
-        return InterleaveIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return InterleaveIterator(self) if start == 0 else ViewIterator(self, start)
 
     def __reduce__(self):
         return Interleave, (self.parts,), self.site
@@ -1441,7 +1468,7 @@ cdef class InterleaveIterator:
 
     def __init__(self, Interleave view):
         self.view = view
-        self.active = [Cursor(part) for part in view.parts]
+        self.active = [Cursor(part, 0) for part in view.parts]
         self.sizes = view.sizes
         self.turn = len(self.active)
         self.row = -1
@@ -1513,10 +1540,10 @@ cdef class Collate(Joined):
             store(source, i, value)
         return 0
 
-    cdef object iterate(self):
-        if all([type(part) in (list, tuple, range) for part in self.parts]):
+    cdef object iterate(self, Py_ssize_t start):
+        if start == 0 and all([type(part) in (list, tuple, range) for part in self.parts]):
             return zip(*self.parts)  # nothing can go wrong in these
-        return CollateIterator(self)
+        return CollateIterator(self, start)
 
     def __reduce__(self):
         return Collate, (self.parts,), self.site
@@ -1622,8 +1649,8 @@ cdef class Batch(Derived):
         cdef Py_ssize_t grain = grain_of(self.source)
         return grain // self.k if grain % self.k == 0 else 1
 
-    cdef object iterate(self):
-        return BatchIterator(self) if isinstance(self.source, View) else ViewIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return BatchIterator(self, start) if isinstance(self.source, View) else ViewIterator(self, start)
 
     def __reduce__(self):
         return Batch, (self.source, self.k, self.drop_last, self.pad, self.collate_fn), self.site
@@ -1632,6 +1659,9 @@ cdef class Batch(Derived):
 @cython.final
 cdef class BatchIterator(CursorIterator):
     """Batches of the next items of a view."""
+
+    cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
+        return (<Batch>self.view).begin(i)
 
     cdef object combine(self, Py_ssize_t i):
         cdef Batch view = <Batch>self.view
@@ -1649,9 +1679,6 @@ cdef class BatchIterator(CursorIterator):
                 break
         return view.finish(i, values)
 
-    cdef int realign(self) except -1:
-        (<Cursor>self.cursors[0]).go_to(self.i * (<Batch>self.view).k)
-        return 0
 
 
 @cython.final
@@ -1751,8 +1778,8 @@ cdef class Unbatch(Derived):
             return grain
         return self.k * grain if grain <= PY_SSIZE_T_MAX // self.k else 1
 
-    cdef object iterate(self):
-        return UnbatchIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return UnbatchIterator(self, start)
 
     def __reduce__(self):
         return Unbatch, (self.source, self.k, self.last), self.site
@@ -1769,9 +1796,9 @@ cdef class UnbatchIterator:
     cdef object batch
     cdef Cursor batches
 
-    def __init__(self, Unbatch view):
-        self.view = view
-        self.batches = Cursor(view.source)
+    def __init__(self, Unbatch view, Py_ssize_t start):
+        self.view, self.i = view, start
+        self.batches = Cursor(view.source, start // view.k)
         self.held = -1
 
     def __iter__(self):
@@ -1988,8 +2015,8 @@ cdef class Monitor(Derived):
             self.seconds += seconds
         return 0
 
-    cdef object iterate(self):
-        return MonitorIterator(self)
+    cdef object iterate(self, Py_ssize_t start):
+        return MonitorIterator(self, start)
 
     def read_delay(self):
         """Return the mean time that reading an item took, in seconds."""

@@ -8,7 +8,6 @@ are evaluated together, by one worker.
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from ._core cimport UNKNOWN, Derived, View, pull, read, size_of, source_error
 from ._prefetch cimport *
@@ -117,21 +116,21 @@ cdef class Engine:
             results = None  # not until the next item is done
 
     cdef list evaluate(self, Py_ssize_t start, Py_ssize_t count):
-        cdef Py_ssize_t k
-        cdef Py_ssize_t *indices
-        if count > 1 and isinstance(self.source, View):
-            indices = <Py_ssize_t *>PyMem_Malloc(count * sizeof(Py_ssize_t))
-            if indices == NULL:
-                raise MemoryError
+        """The run's results, read by the source's iterator: it shares work among neighbours, and goes on after errors."""
+        cdef list results
+        if count == 1 or not isinstance(self.source, View):
+            return [self.evaluate_one(start + k) for k in range(count)]
+        results = []
+        iterator = (<View>self.source).iterate(start)
+        while len(results) < count:
             try:
-                for k in range(count):
-                    indices[k] = start + k
-                return (<View>self.source).items(indices, count)
-            except BaseException:
-                pass  # one of them fails: item by item shows which
-            finally:
-                PyMem_Free(indices)
-        return [self.evaluate_one(start + k) for k in range(count)]
+                results.append(next(iterator))
+            except StopIteration:
+                i = start + len(results)
+                results.append(Failure(IndexError(f"prefetch index {i} is out of range: its source has ended")))
+            except BaseException as error:
+                results.append(Failure(error))
+        return results
 
     cdef object evaluate_one(self, Py_ssize_t i):
         try:
