@@ -38,12 +38,14 @@ cdef class Site:
 cdef class View:
     cdef Site site
     cdef int depth  # how many views lie below, along the longest path
+    cdef bint shares  # whether items cost less when they are read together: whether `items` is worth a call
+    cdef bint dense  # whether `block` may have an answer
     cdef object __weakref__
 
     cdef object item(self, Py_ssize_t i)
     cdef Py_ssize_t size(self) except? -1
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n)
-    cdef object block(self, const Py_ssize_t *indices, Py_ssize_t n)
+    cdef object block(self, object rows)
     cdef int assign(self, Py_ssize_t i, object value) except -1
     cdef Py_ssize_t grain(self) except -1
     cdef object iterate(self, Py_ssize_t start)

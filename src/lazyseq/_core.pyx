@@ -15,6 +15,7 @@ from cpython.object cimport PyObject, PyObject_SetItem
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t
 
+from array import array as typed_array
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from operator import index as as_index
@@ -206,16 +207,191 @@ cdef int store(object source, Py_ssize_t i, object value) except -1:
     return 0
 
 
-cdef list pull_many(View stage, object source, const Py_ssize_t *indices, Py_ssize_t n):
-    """[source[j] for j in indices], asking a view once."""
-    cdef Py_ssize_t k
-    if isinstance(source, View):
-        return (<View>source).items(indices, n)
-    return [pull(stage, indices[k], source, indices[k]) for k in range(n)]
-
-
 cdef Py_ssize_t grain_of(object source) except -1:
     return (<View>source).grain() if isinstance(source, View) else 1
+
+
+# ---- Many items at once ---------------------------------------------------------------------------------------------
+
+
+cdef bint takes_index_arrays(object source):
+    """Whether it is an array in a file, say: h5py's, zarr's and others have these, and cost much for each read."""
+    kind = type(source)
+    return (hasattr(kind, "shape") and hasattr(kind, "dtype") and hasattr(kind, "__array__")
+            and not hasattr(kind, "__dlpack__"))
+
+
+cdef bint shares_of(object source):
+    """Whether the source's items cost less when they are read together."""
+    if isinstance(source, View):
+        return (<View>source).shares
+    if type(source) in (list, tuple, range):
+        return False
+    return hasattr(type(source), "__getitems__") or takes_index_arrays(source)
+
+
+cdef list pull_many(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """[source[j] for j in indices], which the stage needs for its items `wanted`; together if that is worth it."""
+    cdef Py_ssize_t k
+    if n == 0:
+        return []
+    if not shares_of(source):
+        return [pull(stage, wanted[k], source, indices[k]) for k in range(n)]
+    try:
+        return (<View>source).items(indices, n) if isinstance(source, View) else foreign_items(source, indices, n)
+    except BaseException as error:
+        raise joint_error(stage, wanted[0], source, indices, n, error, seterr())
+
+
+cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
+    cdef Py_ssize_t k
+    cdef list wanted = [indices[k] for k in range(n)]
+    if not hasattr(type(source), "__getitems__"):
+        return list(rows_of(source, numpy.array(wanted, numpy.intp)))
+    values = source.__getitems__(wanted)
+    if not hasattr(type(values), "__len__") or not hasattr(type(values), "__iter__"):
+        raise TypeError(f"{type(source).__name__}.__getitems__ must return {n} items, got {type(values).__name__}")
+    if len(values) != n:
+        raise ValueError(f"{type(source).__name__}.__getitems__ must return {n} items, got {len(values)}")
+    return list(values)
+
+
+cdef object rows_of(object source, object rows):
+    """source[rows], where such an array takes slices, and indices that increase."""
+    if isinstance(rows, slice):
+        return source[rows]
+    unique, order = numpy.unique(rows, return_inverse=True)
+    first, last = int(unique[0]), int(unique[len(unique) - 1])
+    found = source[first:last + 1] if last - first == len(unique) - 1 else source[unique]
+    if len(found) != len(unique):
+        raise IndexError(f"{type(source).__name__} gave {len(found)} of {len(unique)} items")
+    return found if len(unique) == len(rows) and (numpy.diff(order) > 0).all() else found[order]
+
+
+cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_t *indices, Py_ssize_t n, object error,
+                        object evaluation):
+    """What to raise when reading n items of the source together raised, which the stage needs for item i and others."""
+    cdef Py_ssize_t k, size
+    note = f"in a read of {n} items together, of which item {i} of {stage.label()} made at {stage.site} is the first"
+    if isinstance(source, View):
+        if isinstance(error, EvaluationError) and error.index is not None and evaluation != "passthrough":
+            error.add_note(note)
+        return error
+    if isinstance(error, IndexError):
+        size = foreign_size(source)
+        if size == UNKNOWN or any([indices[k] >= size for k in range(n)]):
+            return error
+    raised = stage_error(stage, i, error, evaluation)
+    if raised is not error:
+        raised.add_note(note)
+    return raised
+
+
+cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, positions):
+    """[parts[k][j] for k, j in zip(which, positions)], each part being asked once."""
+    cdef Py_ssize_t n = len(which), begin = 0, end, m, k
+    cdef Py_ssize_t[::1] order = numpy.argsort(which, kind="stable"), part, inner, outer
+    cdef list found, values = [None] * n
+    if n == 0:
+        return values
+    part, inner = which[numpy.asarray(order)], positions[numpy.asarray(order)]
+    outer = numpy.array([wanted[m] for m in range(n)], numpy.intp)[numpy.asarray(order)]
+    while begin < n:
+        k, end = part[begin], begin + 1
+        while end < n and part[end] == k:
+            end += 1
+        found = pull_many(stage, &outer[begin], parts[k], &inner[begin], end - begin)
+        for m in range(begin, end):
+            values[order[m]] = found[m - begin]
+        begin = end
+    return values
+
+
+# ---- Many items as one array ----------------------------------------------------------------------------------------
+#
+# `rows` are the items wanted: a slice with a step of 1, or an array of intp, none of them negative. The answer is what
+# numpy.stack makes of the items, or None where it is not known to be; the items then tell, or their error does.
+
+
+STACKS = (numpy.stack, numpy.array, numpy.asarray)  # these make the same array of the items that are found here
+NUMBERS = (typed_array, bytes, bytearray, memoryview)  # the items are Python's ints, floats and bools
+
+
+cdef bint stackable(object dtype):
+    """Whether an array of items of this type has this type too: others depend on the values, or have none of their own."""
+    return getattr(dtype, "kind", None) in ("b", "i", "u", "f", "c", "m", "M") and dtype.isnative
+
+
+cdef bint dense_of(object source):
+    """Whether the source may answer with blocks."""
+    if isinstance(source, View):
+        return (<View>source).dense
+    if type(source) in (list, tuple, range):
+        return False
+    if type(source) in (numpy.ndarray, numpy.memmap) or takes_index_arrays(source):
+        return stackable(source.dtype)
+    return type(source) in NUMBERS or hasattr(type(source), "__dlpack__")
+
+
+cdef object array_over(object source):
+    """An array over the source's own memory, or None."""
+    if type(source) is numpy.ndarray or type(source) is numpy.memmap:
+        return source
+    try:
+        if type(source) in NUMBERS:
+            return numpy.asarray(memoryview(source))
+        if source.__dlpack_device__()[0] == 1:  # memory of the processor
+            return numpy.from_dlpack(source)
+    except Exception:  # it would rather not: tensors with gradients, types that numpy lacks, buffers of many dimensions
+        pass
+    return None
+
+
+cdef object block_of(object source, object rows):
+    """numpy.stack([source[j] for j in rows]) as a fresh array, or None."""
+    if isinstance(source, View):
+        return (<View>source).block(rows) if (<View>source).dense else None
+    if takes_index_arrays(source) and type(source) not in (numpy.ndarray, numpy.memmap):
+        found = rows_of(source, rows)
+        if type(found) is not numpy.ndarray or not stackable(found.dtype):
+            return None
+        return found if found.base is None else found.copy()
+    found = array_over(source)
+    if found is None or not stackable(found.dtype) or (type(source) in NUMBERS and found.ndim != 1):
+        return None
+    try:
+        if type(rows) is slice:
+            found = numpy.array(found[rows]) if rows.stop <= len(found) else None
+        else:
+            found = found.take(rows, 0)
+    except IndexError:
+        return None
+    if found is not None and type(source) in NUMBERS:
+        if found.dtype.kind == "u" and found.dtype.itemsize == 8:
+            return None  # the larger ones do not become int64
+        return found if found.dtype.kind == "b" else found.astype("f8" if found.dtype.kind == "f" else "i8")
+    return found
+
+
+cdef object all_rows(object rows):
+    """The rows as an array."""
+    return numpy.arange(rows.start, rows.stop) if type(rows) is slice else rows
+
+
+cdef object scattered_block(tuple parts, which, positions):
+    """The block of parts[k][j] for k, j in zip(which, positions), each part being asked once, or None."""
+    cdef object block = None
+    for k in numpy.unique(which):
+        here = which == k
+        found = block_of(parts[k], positions[here])
+        if found is None:
+            return None
+        if block is None:
+            block = numpy.empty((len(which), *found.shape[1:]), found.dtype)
+        elif found.dtype != block.dtype or found.shape[1:] != block.shape[1:]:
+            return None
+        block[here] = found
+    return block
 
 
 unbounded = UNKNOWN  # for the topic modules: the size of a view without a limit
@@ -243,8 +419,9 @@ cdef class View:
     1. `item(i)` is the item, for 0 <= i < size, or for any i >= 0 when the size is unknown; there, an IndexError
        says that the sequence ends before i. Memory of its own it guards itself: a size may change meanwhile.
     2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap.
-    3. `items(indices, n)` is many items at once, for views that can share work between them; `block` the same as
-       one fresh array, or None.
+    3. `items(indices, n)` is many items at once, for views that `shares` says can share work between them. User
+       functions see what they would see item by item, each item once, at most until the first error. `block(rows)`
+       is what numpy.stack makes of the items, as a fresh array, or None; no user function is called on the way.
     4. `assign(i, value)` where the formula can be inverted.
     5. `iterate(start)` is an iterator from item `start` on that may beat item-by-item reads, but yields the same,
        and that can go on with the next item after an error.
@@ -266,7 +443,7 @@ cdef class View:
         cdef Py_ssize_t k
         return [self.item(indices[k]) for k in range(n)]
 
-    cdef object block(self, const Py_ssize_t *indices, Py_ssize_t n):
+    cdef object block(self, object rows):
         return None
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
@@ -286,7 +463,11 @@ cdef class View:
 
     @cython.final
     cdef int go_under(self, object source) except -1:
-        """Count the views below; every read goes down all of them on the C stack, which must not run out."""
+        """Count the views below; every read goes down all of them on the C stack, which must not run out.
+
+        What shares work between its items below does so here, unless the view says otherwise.
+        """
+        self.shares = self.shares or shares_of(source)
         if isinstance(source, View) and self.depth <= (<View>source).depth:
             self.depth = (<View>source).depth + 1
             if self.depth > MAX_DEPTH:
@@ -323,6 +504,22 @@ cdef class View:
         elif not is_integer(key):
             return gather_of(self, select(self, key))
         return self.item(self.position(as_index(key)))
+
+    def __getitems__(self, indices):
+        """Return the items at the indices, or of the mask, as a list: read together, where that shares work."""
+        cdef Py_ssize_t k, n
+        cdef Py_ssize_t[::1] positions
+        packed = select(self, indices)
+        n = len(packed)
+        positions = numpy.array([self.position(index) for index in packed], numpy.intp)
+        if self.shares and n:
+            return self.items(&positions[0], n)
+        return [self.item(positions[k]) for k in range(n)]
+
+    @property
+    def bulk(self):
+        """How batches of this view are read: "block", as one array for numpy.stack; "items", together; or None."""
+        return "block" if self.dense else "items" if self.shares else None
 
     def __setitem__(self, key, value):
         cdef View part
@@ -391,7 +588,9 @@ cdef class View:
     def __array__(self, dtype=None, copy=None):
         if copy is False:
             raise ValueError(f"{self.label()} computes its items: an array of them is always a copy")
-        return numpy.array(list(self), dtype=dtype)
+        n = len(self)
+        block = block_of(self, slice(0, n)) if n else None
+        return numpy.array(list(self) if block is None else block, dtype=dtype)
 
     def __repr__(self):
         try:
@@ -646,7 +845,7 @@ cdef View slice_of(View source, object key):
     if count == 0:
         start = 0  # where an empty slice stands is nowhere, or before the first item
     if type(source) is Gather and n >= 0:
-        return Gather((<Gather>source).source, numpy.asarray((<Gather>source).packed)[key])
+        return Gather((<Gather>source).source, (<Gather>source).buffer[key])
     if type(source) is Slice:
         inner = source
         return Slice(inner.source, inner.start + start * inner.step, inner.step * step, count)
@@ -661,6 +860,7 @@ cdef class Slice(Derived):
     def __init__(self, source, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n):
         self.start, self.step, self.n = start, step, n
         self.adopt(source)
+        self.dense = dense_of(source)
 
     cdef object item(self, Py_ssize_t i):
         return pull(self, i, self.source, self.start + i * self.step)
@@ -673,7 +873,12 @@ cdef class Slice(Derived):
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
             mapped[k] = self.start + indices[k] * self.step
-        return pull_many(self, self.source, &mapped[0] if n else NULL, n)
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef object block(self, object rows):
+        if type(rows) is slice and self.step == 1:
+            return block_of(self.source, slice(self.start + rows.start, self.start + rows.stop))
+        return block_of(self.source, self.start + all_rows(rows) * self.step)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.start + i * self.step, value)
@@ -740,7 +945,7 @@ cdef class Applied(Derived):
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
-        cdef list values = pull_many(self, self.source, indices, n)
+        cdef list values = pull_many(self, indices, self.source, indices, n)
         return [self.apply(indices[k], values[k]) for k in range(n)]
 
     cdef Py_ssize_t grain(self) except -1:
@@ -877,7 +1082,7 @@ cdef class SmapN(Joined):
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
-        rows = zip(*[pull_many(self, source, indices, n) for source in self.parts])
+        rows = zip(*[pull_many(self, indices, source, indices, n) for source in self.parts])
         return [self.apply(indices[k], row) for k, row in enumerate(rows)]
 
     cdef object iterate(self, Py_ssize_t start):
@@ -919,24 +1124,31 @@ def gather(source, indexes):
 
 
 cdef View gather_of(object source, object indices):
-    """The view of source at the given (packed) indices."""
-    if isinstance(indices, numpy.ndarray):
-        return Gather(source, indices)
-    return LazyGather(source, indices)
+    """The view of source at the given (packed) indices, a gather of a gather being one."""
+    cdef Py_ssize_t n
+    if not isinstance(indices, numpy.ndarray):
+        return LazyGather(source, indices)
+    if type(source) is Gather and len(indices):
+        n = (<Gather>source).packed.shape[0]
+        if -n <= indices.min() and indices.max() < n:  # else some reads fail, and say which view's index it was
+            return Gather((<Gather>source).source, (<Gather>source).buffer[indices])
+    return Gather(source, indices)
 
 
 @cython.final
 cdef class Gather(Derived):
     """gather[i] = source[indexes[i]], the indexes in an int64 buffer"""
-    cdef const int64_t[:] packed  # strided: a slice of a gather looks at the same buffer
+    cdef object buffer
+    cdef const int64_t[:] packed  # the buffer; strided: a slice of a gather looks at the same memory
 
-    def __init__(self, source, packed):
-        self.packed = packed
+    def __init__(self, source, buffer):
+        self.buffer = self.packed = buffer
         self.adopt(source)
+        self.dense = dense_of(source)
 
     @property
     def indexes(self):
-        return numpy.asarray(self.packed).tolist()
+        return self.buffer.tolist()
 
     cdef Py_ssize_t target(self, Py_ssize_t i) except -1:
         if i >= self.packed.shape[0]:
@@ -954,7 +1166,19 @@ cdef class Gather(Derived):
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
             mapped[k] = self.target(indices[k])
-        return pull_many(self, self.source, &mapped[0] if n else NULL, n)
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef object block(self, object rows):
+        cdef Py_ssize_t k, n = size_of(self.source)
+        cdef bint negative = False
+        cdef object indices = self.buffer[rows]
+        cdef const int64_t[:] targets = indices
+        for k in range(targets.shape[0]):
+            if not 0 <= targets[k] < n:
+                if not -n <= targets[k] < 0:
+                    return None
+                negative = True
+        return block_of(self.source, numpy.where(indices < 0, indices + n, indices) if negative else indices)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
@@ -963,7 +1187,7 @@ cdef class Gather(Derived):
         return GatherIterator(self, start)
 
     def __reduce__(self):
-        return Gather, (self.source, numpy.asarray(self.packed)), self.site
+        return Gather, (self.source, self.buffer), self.site
 
 
 @cython.final
@@ -1005,19 +1229,41 @@ cdef class LazyGather(Derived):
         self.lazy = lazy
         self.adopt(source)
         self.go_under(lazy)
+        self.dense = type(lazy) is range and dense_of(source)
 
     @property
     def indexes(self):
         return list(self.lazy)
 
     cdef Py_ssize_t target(self, Py_ssize_t i) except -1:
-        index = pull(self, i, self.lazy, i)
+        return self.meant(i, pull(self, i, self.lazy, i))
+
+    cdef Py_ssize_t meant(self, Py_ssize_t i, object index) except -1:
+        """The item of the source that item i's index means."""
         if not is_integer(index):
             raise function_error(self, i, TypeError(f"gather: indexes must be integers, got {index!r}"))
         return within(self, self.source, PyNumber_AsSsize_t(index, IndexError))
 
     cdef object item(self, Py_ssize_t i):
         return pull(self, i, self.source, self.target(i))
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list targets = pull_many(self, indices, self.lazy, indices, n)
+        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
+        for k in range(n):
+            mapped[k] = self.meant(indices[k], targets[k])
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef object block(self, object rows):
+        """Only the indices of a range are asked for: others may be computed, and are by the items if this fails."""
+        cdef Py_ssize_t n = size_of(self.source)
+        targets = self.lazy.start + all_rows(rows) * self.lazy.step
+        if len(targets) == 0 or targets.min() < 0 or targets.max() >= n:
+            return None
+        if type(rows) is slice and self.lazy.step == 1:
+            return block_of(self.source, slice(self.lazy.start + rows.start, self.lazy.start + rows.stop))
+        return block_of(self.source, targets)
 
     cdef Py_ssize_t size(self) except? -1:
         return size_of(self.lazy)
@@ -1084,6 +1330,7 @@ cdef class Cycle(Derived):
     def __init__(self, source, Py_ssize_t limit):
         self.limit = limit
         self.adopt(source)
+        self.dense = dense_of(source)
 
     cdef Py_ssize_t target(self, Py_ssize_t i) except -1:
         cdef Py_ssize_t n = size_of(self.source)
@@ -1093,6 +1340,17 @@ cdef class Cycle(Derived):
 
     cdef object item(self, Py_ssize_t i):
         return pull(self, i, self.source, self.target(i))
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
+        for k in range(n):
+            mapped[k] = self.target(indices[k])
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef object block(self, object rows):
+        cdef Py_ssize_t n = size_of(self.source)
+        return block_of(self.source, all_rows(rows) % n) if n > 0 else None
 
     cdef Py_ssize_t size(self) except? -1:
         return self.limit
@@ -1144,53 +1402,56 @@ cdef class Repeat(View):
 # ---- Switch, case ---------------------------------------------------------------------------------------------------
 
 
-@cython.final
-cdef class Case(Joined):
-    """case[i] = values[selector[i]][i], the selector being the first part"""
+cdef class Choosing(Joined):
+    """Item i of the part that item i of the first part chooses."""
 
     def __init__(self, tuple parts):
         self.adopt(parts)
 
-    cdef object chosen(self, Py_ssize_t i):
-        choice = pull(self, i, self.parts[0], i)
+    cdef Py_ssize_t chosen(self, Py_ssize_t i, object choice) except -1:
+        """Which part the choice for item i means."""
+        raise NotImplementedError
+
+    cdef object part_for(self, Py_ssize_t i):
+        return self.parts[self.chosen(i, pull(self, i, self.parts[0], i))]
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.part_for(i), i)
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list choices = pull_many(self, indices, self.parts[0], indices, n)
+        which = numpy.array([self.chosen(indices[k], choices[k]) for k in range(n)], numpy.intp)
+        return scattered(self, indices, self.parts, which, numpy.array([indices[k] for k in range(n)], numpy.intp))
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.part_for(i), i, value)
+
+    def __reduce__(self):
+        return type(self), (self.parts,), self.site
+
+
+@cython.final
+cdef class Case(Choosing):
+    """case[i] = values[selector[i]][i], the selector being the first part"""
+
+    cdef Py_ssize_t chosen(self, Py_ssize_t i, object choice) except -1:
         try:
-            return self.parts[1:][choice]
+            return range(1, len(self.parts))[choice]
         except BaseException as error:
             raise function_error(self, i, type(error)(
                 f"case: selector[{i}] must be the index of one of {len(self.parts) - 1} sequences, got {choice!r}"))
 
-    cdef object item(self, Py_ssize_t i):
-        return pull(self, i, self.chosen(i), i)
-
-    cdef int assign(self, Py_ssize_t i, object value) except -1:
-        return store(self.chosen(i), i, value)
-
-    def __reduce__(self):
-        return Case, (self.parts,), self.site
-
 
 @cython.final
-cdef class Switch(Joined):
+cdef class Switch(Choosing):
     """switch[i] = x[i] if condition[i] else y[i]"""
 
-    def __init__(self, tuple parts):
-        self.adopt(parts)
-
-    cdef object chosen(self, Py_ssize_t i):
-        condition = pull(self, i, self.parts[0], i)
+    cdef Py_ssize_t chosen(self, Py_ssize_t i, object choice) except -1:
         try:
-            return self.parts[1] if condition else self.parts[2]
+            return 1 if choice else 2
         except BaseException as error:  # an array, say, has no truth
             raise function_error(self, i, error)
-
-    cdef object item(self, Py_ssize_t i):
-        return pull(self, i, self.chosen(i), i)
-
-    cdef int assign(self, Py_ssize_t i, object value) except -1:
-        return store(self.chosen(i), i, value)
-
-    def __reduce__(self):
-        return Switch, (self.parts,), self.site
 
 
 # ---- Concatenate ----------------------------------------------------------------------------------------------------
@@ -1218,10 +1479,12 @@ cdef class Concatenate(Joined):
     def __init__(self, tuple parts):
         cdef Py_ssize_t k, size
         self.adopt(parts)
+        self.dense = len(parts) > 0
         self.n = 0
         for k in range(len(parts)):
             self.offsets[k] = self.n
             size = size_of(parts[k])
+            self.dense = self.dense and dense_of(parts[k])
             if size == UNKNOWN:
                 if k < len(parts) - 1:
                     raise TypeError(f"concatenate: sequences[{k}] has no length, which only the last one may lack, "
@@ -1249,6 +1512,40 @@ cdef class Concatenate(Joined):
     cdef object item(self, Py_ssize_t i):
         cdef Py_ssize_t k = self.part_of(i)
         return pull(self, i, self.parts[k], i - self.offsets[k])
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t m, k
+        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
+        for m in range(n):
+            k = self.part_of(indices[m])
+            which[m], positions[m] = k, indices[m] - self.offsets[k]
+        return scattered(self, indices, self.parts, numpy.asarray(which), numpy.asarray(positions))
+
+    cdef object block(self, object rows):
+        cdef Py_ssize_t m, k, n
+        cdef const Py_ssize_t[:] wanted
+        cdef Py_ssize_t[::1] which, positions
+        if type(rows) is slice:
+            k = self.part_of(rows.start)
+            if rows.stop <= self.offsets[k + 1]:
+                return block_of(self.parts[k], slice(rows.start - self.offsets[k], rows.stop - self.offsets[k]))
+        wanted = all_rows(rows)
+        n = wanted.shape[0]
+        which, positions = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
+        for m in range(n):
+            k = self.part_of(wanted[m])
+            which[m], positions[m] = k, wanted[m] - self.offsets[k]
+        return scattered_block(self.parts, numpy.asarray(which), numpy.asarray(positions))
+
+    cdef bint is_as_it_was(self) except -1:
+        """Whether all parts have the lengths still that they had."""
+        cdef Py_ssize_t k, n = len(self.parts)
+        for k in range(n):
+            if k == n - 1 and self.n == UNKNOWN:
+                return size_of(self.parts[k]) == UNKNOWN
+            if size_of(self.parts[k]) != self.offsets[k + 1] - self.offsets[k]:
+                return False
+        return True
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
@@ -1343,7 +1640,7 @@ def all_plain(tuple sequences):
 
 
 def flattened(tuple sequences):
-    """The sequences, nested concatenations replaced by their parts."""
+    """The sequences, nested concatenations replaced by their parts, unless these have changed since."""
     for sequence in sequences:
         if type(sequence) is Concatenate:
             break
@@ -1351,7 +1648,8 @@ def flattened(tuple sequences):
         return sequences
     parts = []
     for sequence in sequences:
-        parts.extend((<Concatenate>sequence).parts if type(sequence) is Concatenate else (sequence,))
+        nested = type(sequence) is Concatenate and (<Concatenate>sequence).is_as_it_was()
+        parts.extend((<Concatenate>sequence).parts if nested else (sequence,))
     return tuple(parts)
 
 
@@ -1379,6 +1677,7 @@ cdef class Interleave(Joined):
     def __init__(self, tuple parts):
         cdef Py_ssize_t bit
         self.adopt(parts)
+        self.dense = len(parts) > 0 and all([dense_of(part) for part in parts])
         self.sizes = sizes = [size_of(part) for part in parts]
         known = sorted(size for size in sizes if size != UNKNOWN)
         self.n = UNKNOWN if len(known) < len(parts) else 0
@@ -1441,6 +1740,22 @@ cdef class Interleave(Joined):
     cdef object item(self, Py_ssize_t i):
         cdef Py_ssize_t row, part = self.locate(i, &row)
         return pull(self, i, self.parts[part], row)
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t m
+        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
+        for m in range(n):
+            which[m] = self.locate(indices[m], &positions[m])
+        return scattered(self, indices, self.parts, numpy.asarray(which), numpy.asarray(positions))
+
+    cdef object block(self, object rows):
+        cdef Py_ssize_t m
+        cdef const Py_ssize_t[:] wanted = all_rows(rows)
+        cdef Py_ssize_t n = wanted.shape[0]
+        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
+        for m in range(n):
+            which[m] = self.locate(wanted[m], &positions[m])
+        return scattered_block(self.parts, numpy.asarray(which), numpy.asarray(positions))
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
@@ -1530,7 +1845,7 @@ cdef class Collate(Joined):
         return values
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        return list(zip(*[pull_many(self, source, indices, n) for source in self.parts]))
+        return list(zip(*[pull_many(self, indices, source, indices, n) for source in self.parts]))
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         cdef tuple values = tuple(value)
@@ -1572,10 +1887,12 @@ cdef class Batch(Derived):
     cdef readonly object pad, collate_fn
     cdef Py_ssize_t k
     cdef bint drop_last
+    cdef bint stacks  # whether a batch may be a block of the source's
 
     def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
         self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
         self.adopt(source)
+        self.stacks = dense_of(source) and any([collate_fn is function for function in STACKS])
 
     cdef bint is_plain(self) noexcept:
         """Whether batches are the lists of their items and no more."""
@@ -1591,10 +1908,23 @@ cdef class Batch(Derived):
         cdef Py_ssize_t start = self.begin(i), stop = start + self.k, n = size_of(self.source)
         cdef list values
         if n != UNKNOWN:
-            values = self.slice(i, start, min(stop, n))
+            stop = min(stop, n)
+        if self.stacks and (stop - start == self.k or (stop > start and self.pad is None and not self.drop_last)):
+            block = self.stacked(i, start, stop)
+            if block is not None:
+                return block
+        if n != UNKNOWN:
+            values = self.slice(i, start, stop)
         else:
             values = self.slice_to_end(i, start, stop)
         return self.finish(i, values)
+
+    cdef object stacked(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """Batch i as a block, or None."""
+        try:
+            return block_of(self.source, slice(start, stop))
+        except BaseException as error:
+            raise function_error(self, i, error)
 
     cdef object finish(self, Py_ssize_t i, list values):
         """Batch i out of its items."""
@@ -1614,7 +1944,16 @@ cdef class Batch(Derived):
         cdef Py_ssize_t j
         if type(self.source) is list and stop <= PyList_GET_SIZE(self.source):
             return (<list>self.source)[start:stop]
+        if self.shares:
+            return self.together(i, start, stop)
         return [pull(self, i, self.source, j) for j in range(start, stop)]
+
+    cdef list together(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        cdef Py_ssize_t[::1] wanted, positions
+        if stop <= start:
+            return []
+        wanted, positions = numpy.full(stop - start, i), numpy.arange(start, stop)
+        return pull_many(self, &wanted[0], self.source, &positions[0], stop - start)
 
     cdef list slice_to_end(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
         """The same where the source may end before."""
@@ -1633,6 +1972,24 @@ cdef class Batch(Derived):
             return UNKNOWN
         return n // self.k + (n % self.k > 0 and not self.drop_last)
 
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """The items of all the batches are read together, unless each batch is a block."""
+        cdef Py_ssize_t m, begin = 0, size = size_of(self.source)
+        cdef Py_ssize_t[::1] wanted, positions
+        cdef list values
+        if self.stacks or size == UNKNOWN:
+            return View.items(self, indices, n)
+        starts = numpy.array([self.begin(indices[m]) for m in range(n)], numpy.intp)
+        counts = numpy.clip(size - starts, 0, self.k)
+        wanted = numpy.repeat(numpy.array([indices[m] for m in range(n)], numpy.intp), counts)
+        positions = numpy.concatenate([numpy.arange(start, start + count) for start, count in zip(starts, counts)])
+        values = pull_many(self, &wanted[0], self.source, &positions[0], positions.shape[0]) if len(positions) else []
+        batches = []
+        for m in range(n):
+            batches.append(self.finish(indices[m], values[begin:begin + counts[m]]))
+            begin += counts[m]
+        return batches
+
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         cdef Py_ssize_t j, start = self.begin(i), count = self.k, n = size_of(self.source)
         cdef list values = list(value)
@@ -1650,7 +2007,8 @@ cdef class Batch(Derived):
         return grain // self.k if grain % self.k == 0 else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        return BatchIterator(self, start) if isinstance(self.source, View) else ViewIterator(self, start)
+        by_index = self.stacks or self.shares or not isinstance(self.source, View)
+        return ViewIterator(self, start) if by_index else BatchIterator(self, start)
 
     def __reduce__(self):
         return Batch, (self.source, self.k, self.drop_last, self.pad, self.collate_fn), self.site
@@ -1695,6 +2053,8 @@ cdef class Unbatch(Derived):
         if type(source) is Batch and (<Batch>source).k == k and (<Batch>source).is_plain():
             self.flat = (<Batch>source).source
         self.adopt(source)
+        self.shares = isinstance(source, View) if self.flat is None else shares_of(self.flat)
+        self.dense = self.flat is not None and dense_of(self.flat)
 
     cdef inline bint is_flat(self, Py_ssize_t i) except -1:
         """Whether item i is one of flat's: the last batch may promise more than there are."""
@@ -1743,17 +2103,27 @@ cdef class Unbatch(Derived):
         return (n - 1) * self.k + self.last
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """Neighbours in a batch share one read of it."""
-        cdef Py_ssize_t m, b, held = -1
-        cdef object batch = None
-        cdef list values = []
+        """Each batch is read once, and all of them together."""
+        cdef Py_ssize_t m, b
+        cdef Py_ssize_t[::1] needed, wanted  # the batches, and the first item that needs each
+        cdef dict at = {}
+        cdef list batches
+        if all([self.is_flat(indices[m]) for m in range(n)]):
+            return pull_many(self, indices, self.flat, indices, n)
+        needed, wanted = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
         for m in range(n):
             b = indices[m] // self.k
-            if b != held:
-                batch = pull(self, indices[m], self.source, b)
-                held = b
-            values.append(self.member(indices[m], batch))
-        return values
+            if b not in at:
+                needed[len(at)], wanted[len(at)] = b, indices[m]
+                at[b] = len(at)
+        batches = pull_many(self, &wanted[0], self.source, &needed[0], len(at))
+        return [self.member(indices[m], batches[at[indices[m] // self.k]]) for m in range(n)]
+
+    cdef object block(self, object rows):
+        cdef Py_ssize_t n = size_of(self.flat)
+        if (rows.stop if type(rows) is slice else rows.max() + 1) > n:
+            return None
+        return block_of(self.flat, rows)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         """Into the batch; a view's batch may have been made for us, and is written back."""
@@ -1978,11 +2348,22 @@ cdef class Debug(Derived):
 
     cdef object item(self, Py_ssize_t i):
         value = pull(self, i, self.source, i)
+        self.show(i, value)
+        return value
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list values = pull_many(self, indices, self.source, indices, n)
+        for k in range(n):
+            self.show(indices[k], values[k])
+        return values
+
+    cdef int show(self, Py_ssize_t i, object value) except -1:
         try:
             call(self.probe, (i, value))
         except BaseException as error:
             raise function_error(self, i, error)
-        return value
+        return 0
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
@@ -2002,16 +2383,30 @@ cdef class Monitor(Derived):
 
     def __init__(self, source):
         self.adopt(source)
+        self.dense = dense_of(source)
 
     cdef object item(self, Py_ssize_t i):
         cdef double start = perf_counter()
         value = pull(self, i, self.source, i)
-        self.note(perf_counter() - start)
+        self.note(1, perf_counter() - start)
         return value
 
-    cdef int note(self, double seconds) except -1:
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef double start = perf_counter()
+        cdef list values = pull_many(self, indices, self.source, indices, n)
+        self.note(n, perf_counter() - start)
+        return values
+
+    cdef object block(self, object rows):
+        cdef double start = perf_counter()
+        found = block_of(self.source, rows)
+        if found is not None:
+            self.note(len(found), perf_counter() - start)
+        return found
+
+    cdef int note(self, Py_ssize_t reads, double seconds) except -1:
         with cython.critical_section(self):
-            self.reads += 1
+            self.reads += reads
             self.seconds += seconds
         return 0
 
@@ -2049,7 +2444,7 @@ cdef class MonitorIterator(CursorIterator):
     cdef object combine(self, Py_ssize_t i):
         cdef double start = perf_counter()
         value = (<Cursor>self.cursors[0]).advance(self.view, i)
-        (<Monitor>self.view).note(perf_counter() - start)
+        (<Monitor>self.view).note(1, perf_counter() - start)
         return value
 
 
@@ -2255,6 +2650,7 @@ cdef class Cache(Derived):
     def __init__(self, source, cache_size, cache, Store store):
         self.cache_size, self.cache, self.store = cache_size, cache, store
         self.adopt(source)
+        self.shares = False  # each item is looked for by itself
         self.flights, self.computing = {}, {}
 
     cdef object item(self, Py_ssize_t i):

@@ -172,6 +172,7 @@ cdef class Prefetch(Derived):
         self.evaluation = evaluation
         self.lock = allocate_lock()
         self.adopt(source)
+        self.shares = False  # items come one after the other
 
     def __del__(self):
         if self.engine is not None:
