@@ -214,6 +214,11 @@ cdef Py_ssize_t grain_of(object source) except -1:
 # ---- Many items at once ---------------------------------------------------------------------------------------------
 
 
+cdef inline bint is_builtin(object source):
+    """Whether it is a sequence of the most common kinds, in which nothing is gained by reading many items at once."""
+    return type(source) is list or type(source) is tuple or type(source) is range
+
+
 cdef bint takes_index_arrays(object source):
     """Whether it is an array in a file, say: h5py's, zarr's and others have these, and cost much for each read."""
     kind = type(source)
@@ -225,7 +230,7 @@ cdef bint shares_of(object source):
     """Whether the source's items cost less when they are read together."""
     if isinstance(source, View):
         return (<View>source).shares
-    if type(source) in (list, tuple, range):
+    if is_builtin(source):
         return False
     return hasattr(type(source), "__getitems__") or takes_index_arrays(source)
 
@@ -326,7 +331,7 @@ cdef bint dense_of(object source):
     """Whether the source may answer with blocks."""
     if isinstance(source, View):
         return (<View>source).dense
-    if type(source) in (list, tuple, range):
+    if is_builtin(source):
         return False
     if type(source) in (numpy.ndarray, numpy.memmap) or takes_index_arrays(source):
         return stackable(source.dtype)
@@ -1886,11 +1891,13 @@ cdef class Batch(Derived):
     """batch[i] = collate_fn([source[i * k], ..., source[i * k + k - 1]])"""
     cdef readonly object pad, collate_fn
     cdef Py_ssize_t k
+    cdef Py_ssize_t most  # the last batch whose items have indices
     cdef bint drop_last
     cdef bint stacks  # whether a batch may be a block of the source's
 
     def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
         self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
+        self.most = (PY_SSIZE_T_MAX - k) // k
         self.adopt(source)
         self.stacks = dense_of(source) and any([collate_fn is function for function in STACKS])
 
@@ -1900,13 +1907,16 @@ cdef class Batch(Derived):
 
     cdef Py_ssize_t begin(self, Py_ssize_t i) except -1:
         """The first item of batch i."""
-        if i > (PY_SSIZE_T_MAX - self.k) // self.k:
+        if i > self.most:
             raise IndexError(f"batch index {i} is out of range")
         return i * self.k
 
     cdef object item(self, Py_ssize_t i):
-        cdef Py_ssize_t start = self.begin(i), stop = start + self.k, n = size_of(self.source)
+        cdef Py_ssize_t start = self.begin(i), stop = start + self.k, n
         cdef list values
+        if type(self.source) is list and self.collate_fn is None and stop <= PyList_GET_SIZE(self.source):
+            return (<list>self.source)[start:stop]
+        n = size_of(self.source)
         if n != UNKNOWN:
             stop = min(stop, n)
         if self.stacks and (stop - start == self.k or (stop > start and self.pad is None and not self.drop_last)):
