@@ -16,6 +16,8 @@ test: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_views.py
 	$(BIN)/python benchmarks/bench_iteration.py
+	$(BIN)/python benchmarks/bench_deep.py
+	$(BIN)/python benchmarks/bench_arrays.py
 	$(BIN)/python benchmarks/bench_pipeline.py
 
 lint: $(VENV)/.lint

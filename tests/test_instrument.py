@@ -4,9 +4,10 @@ import operator
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from lazyseq import EvaluationError, add_cache, batch, collate, concatenate, prefetch, repeat, smap
+from lazyseq import EvaluationError, add_cache, batch, collate, concatenate, gather, prefetch, repeat, smap, unbatch
 from lazyseq.instrument import debug, monitor_throughput, tree
 
 
@@ -90,6 +91,22 @@ def test_tree_prints_the_pipeline_and_evaluates_nothing(capsys):
         "          range, 10 items",
     ]
     assert all(place.startswith(__file__) for _, _, place in lines if place)
+
+
+def test_tree_marks_what_is_read_as_blocks_or_together(capsys):
+    rows = np.zeros((9, 2))
+    tree(batch(gather(rows, [1, 2, 0]), 2, collate_fn=np.stack))
+    tree(batch(smap(str, unbatch(smap(list, ["ab", "cd"]), 2)), 3))
+    assert [line.partition(", made at ")[0].strip() for line in capsys.readouterr().out.splitlines()] == [
+        "batch, 2 items, read as blocks",
+        "gather, 3 items, read as blocks",
+        "ndarray, 9 items",
+        "batch, 2 items, read together",
+        "smap(str), 4 items, read together",
+        "unbatch, 4 items, read together",
+        "smap(list), 2 items",
+        "list, 2 items",
+    ]
 
 
 def test_tree_of_a_source_whose_length_raises(capsys):

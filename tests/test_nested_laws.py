@@ -1,6 +1,8 @@
 """Any nesting of views behaves as the list that the same formulas give by hand; Hypothesis looks for exceptions."""
 
 import pickle
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,7 +46,18 @@ class Source(Sequence):
         return self.items[range(len(self.items))[i]]
 
 
+class Many(Source):
+    """One that gives many items in one call."""
+
+    def __getitems__(self, indices):
+        return [self.items[i] for i in indices]
+
+
+calls = []  # what the functions saw
+
+
 def pair(x):
+    calls.append(x)
     return (x, str(x))
 
 
@@ -61,6 +74,7 @@ sources = st.one_of(
     numbers.map(lambda xs: (xs, xs)),
     numbers.map(lambda xs: (tuple(xs), xs)),
     numbers.map(lambda xs: (Source(xs), xs)),
+    numbers.map(lambda xs: (Many(xs), xs)),
     numbers.map(lambda xs: (smap(int, np.array(xs, int)), xs)),  # numpy's numbers compare oddly with tuples
     st.builds(range, st.integers(-5, 5), st.integers(-5, 5), st.sampled_from([1, 2, -1, -3])).map(
         lambda r: (r, list(r))
@@ -192,6 +206,32 @@ def test_index_arrays_and_masks(pipeline, data):
     check(view[order], [expected[i] for i in order])
     mask = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
     check(view[np.array(mask, bool)], [x for x, chosen in zip(expected, mask, strict=True) if chosen])
+
+
+def stages(view):
+    yield view
+    for child in getattr(view, "children", ()):
+        yield from stages(child)
+
+
+@COMMON
+@given(pipelines, st.data())
+def test_reads_of_many_items_are_reads_of_each(pipeline, data):
+    """The same items; and functions see what they would see, never more, except through what keeps or runs ahead."""
+    view, expected = pipeline
+    n = len(expected)
+    order = data.draw(st.lists(st.integers(-n, n - 1), max_size=9)) if n else []
+    wanted = [expected[i] for i in order]
+    calls.clear()
+    assert view.__getitems__(order) == wanted
+    together = Counter(map(repr, calls))
+    k = data.draw(st.integers(1, 5))
+    assert list(batch(gather(view, order), k)) == [wanted[j : j + k] for j in range(0, len(wanted), k)]
+    assert batch(view, k).__getitems__(range(-(-n // k))) == [expected[j : j + k] for j in range(0, n, k)]
+    calls.clear()
+    assert [view[i] for i in order] == wanted
+    if not any(re.match("<lazyseq (cache|prefetch)", repr(stage)) for stage in stages(view)):
+        assert together <= Counter(map(repr, calls))
 
 
 @COMMON

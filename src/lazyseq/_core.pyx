@@ -263,14 +263,17 @@ cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
 
 cdef object rows_of(object source, object rows):
     """source[rows], where such an array takes slices, and indices that increase."""
-    if isinstance(rows, slice):
-        return source[rows]
-    unique, order = numpy.unique(rows, return_inverse=True)
-    first, last = int(unique[0]), int(unique[len(unique) - 1])
-    found = source[first:last + 1] if last - first == len(unique) - 1 else source[unique]
-    if len(found) != len(unique):
-        raise IndexError(f"{type(source).__name__} gave {len(found)} of {len(unique)} items")
-    return found if len(unique) == len(rows) and (numpy.diff(order) > 0).all() else found[order]
+    cdef Py_ssize_t n
+    if type(rows) is slice:
+        found, n = source[rows], rows.stop - rows.start
+    else:
+        unique, order = numpy.unique(rows, return_inverse=True)
+        n = len(unique)
+        first, last = int(unique[0]), int(unique[n - 1])
+        found = source[first:last + 1] if last - first == n - 1 else source[unique]
+    if len(found) != n:
+        raise IndexError(f"{type(source).__name__} gave {len(found)} items where {n} were asked for")
+    return found if type(rows) is slice or (numpy.diff(rows) > 0).all() else found[order]
 
 
 cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_t *indices, Py_ssize_t n, object error,
@@ -319,11 +322,12 @@ cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, po
 
 
 STACKS = (numpy.stack, numpy.array, numpy.asarray)  # these make the same array of the items that are found here
+ARRAYS = (numpy.ndarray, numpy.memmap)
 NUMBERS = (typed_array, bytes, bytearray, memoryview)  # the items are Python's ints, floats and bools
 
 
 cdef bint stackable(object dtype):
-    """Whether an array of items of this type has this type too: others depend on the values, or have none of their own."""
+    """Whether an array of items of this type is of this type too: with others it depends on the values."""
     return getattr(dtype, "kind", None) in ("b", "i", "u", "f", "c", "m", "M") and dtype.isnative
 
 
@@ -333,14 +337,16 @@ cdef bint dense_of(object source):
         return (<View>source).dense
     if is_builtin(source):
         return False
-    if type(source) in (numpy.ndarray, numpy.memmap) or takes_index_arrays(source):
+    if isinstance(source, numpy.ndarray):
+        return type(source) in ARRAYS and stackable(source.dtype)
+    if takes_index_arrays(source):
         return stackable(source.dtype)
     return type(source) in NUMBERS or hasattr(type(source), "__dlpack__")
 
 
 cdef object array_over(object source):
     """An array over the source's own memory, or None."""
-    if type(source) is numpy.ndarray or type(source) is numpy.memmap:
+    if type(source) in ARRAYS:
         return source
     try:
         if type(source) in NUMBERS:
@@ -356,8 +362,11 @@ cdef object block_of(object source, object rows):
     """numpy.stack([source[j] for j in rows]) as a fresh array, or None."""
     if isinstance(source, View):
         return (<View>source).block(rows) if (<View>source).dense else None
-    if takes_index_arrays(source) and type(source) not in (numpy.ndarray, numpy.memmap):
-        found = rows_of(source, rows)
+    if takes_index_arrays(source):
+        try:
+            found = rows_of(source, rows)
+        except IndexError:
+            return None
         if type(found) is not numpy.ndarray or not stackable(found.dtype):
             return None
         return found if found.base is None else found.copy()
@@ -523,7 +532,7 @@ cdef class View:
 
     @property
     def bulk(self):
-        """How batches of this view are read: "block", as one array for numpy.stack; "items", together; or None."""
+        """How a batch of items is read: "block", as one array for numpy.stack; "items", together; None: each alone."""
         return "block" if self.dense else "items" if self.shares else None
 
     def __setitem__(self, key, value):
@@ -1585,7 +1594,9 @@ cdef class ConcatenateIterator:
         self.view = view
         self.k = view.part_of(start) - 1
         if self.next_part():
-            self.j = min(start - view.offsets[self.k], self.count) if self.count != UNKNOWN else start - view.offsets[self.k]
+            self.j = start - view.offsets[self.k]
+            if self.count != UNKNOWN:
+                self.j = min(self.j, self.count)
             if self.cursor is not None:
                 self.cursor.go_to(self.j)
 
@@ -1982,6 +1993,11 @@ cdef class Batch(Derived):
             return UNKNOWN
         return n // self.k + (n % self.k > 0 and not self.drop_last)
 
+    @property
+    def bulk(self):
+        """How a batch is read: "block", as one array; "items", together; or None, item by item."""
+        return "block" if self.stacks else "items" if self.shares else None
+
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """The items of all the batches are read together, unless each batch is a block."""
         cdef Py_ssize_t m, begin = 0, size = size_of(self.source)
@@ -2046,7 +2062,6 @@ cdef class BatchIterator(CursorIterator):
                     raise
                 break
         return view.finish(i, values)
-
 
 
 @cython.final

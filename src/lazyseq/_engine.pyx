@@ -116,7 +116,7 @@ cdef class Engine:
             results = None  # not until the next item is done
 
     cdef list evaluate(self, Py_ssize_t start, Py_ssize_t count):
-        """The run's results, read by the source's iterator: it shares work among neighbours, and goes on after errors."""
+        """The run's results, by the source's iterator, which shares work among neighbours and goes on after errors."""
         cdef list results
         if count == 1 or not isinstance(self.source, View):
             return [self.evaluate_one(start + k) for k in range(count)]

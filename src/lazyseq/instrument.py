@@ -92,7 +92,8 @@ def monitor_throughput(sequence):
 def tree(view):
     """Print a pipeline, each view with the sequences that it reads indented below it.
 
-    A line names the stage with its function, its length, and where it was made. Nothing is evaluated.
+    A line names the stage with its function, its length, and where it was made; a batch that is read as one array, or
+    by one read of many items, says so. Nothing is evaluated.
 
     Args:
         view (View): the end of the pipeline.
@@ -111,6 +112,9 @@ def tree(view):
     print("\n".join(_lines(view, 0)))
 
 
+_BULK = {"block": ", read as blocks", "items": ", read together"}
+
+
 def _lines(source, depth):
     try:
         n = _core.length(source)
@@ -119,7 +123,7 @@ def _lines(source, depth):
         items = f"a length that raises {type(error).__name__}"
     if isinstance(source, _core.View):
         name, _, place = source.stage.partition(" at ")
-        yield f"{'  ' * depth}{name}, {items}, made at {place}"
+        yield f"{'  ' * depth}{name}, {items}{_BULK.get(source.bulk, '')}, made at {place}"
         for child in source.children:
             yield from _lines(child, depth + 1)
     else:

@@ -1,0 +1,473 @@
+"""Reads of many items at once: the same items, by fewer and larger reads of the sources."""
+
+import array
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lazyseq import (
+    EvaluationError,
+    add_cache,
+    arange,
+    batch,
+    case,
+    collate,
+    concatenate,
+    cycle,
+    gather,
+    interleave,
+    prefetch,
+    seterr,
+    smap,
+    starmap,
+    switch,
+    unbatch,
+)
+from lazyseq.instrument import debug, monitor_throughput
+
+
+class Many:
+    """A source that gives many items in one call, and notes what it was asked for."""
+
+    def __init__(self, items, answer=lambda items: items):
+        self.items, self.answer, self.asked = list(items), answer, []
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i):
+        self.asked.append(i)
+        return self.items[i]
+
+    def __getitems__(self, indices):
+        self.asked.append(indices)
+        return self.answer([self.items[i] for i in indices])
+
+
+class InFile:
+    """An array as h5py has them: slices, and indices that increase."""
+
+    def __init__(self, data):
+        self.data, self.asked = data, []
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+
+    def __len__(self):
+        return len(self.data)
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("the whole array is never asked for")
+
+    def __getitem__(self, key):
+        if isinstance(key, np.ndarray):
+            assert (np.diff(key) > 0).all()
+            self.asked.append(key.tolist())
+        else:
+            self.asked.append((key.start, key.stop) if isinstance(key, slice) else key)
+        return self.data[key].copy()
+
+
+# ---- __getitems__
+
+
+def test_getitems_takes_what_brackets_take():
+    view = smap(str, range(5))
+    assert view.__getitems__([4, -5, 4]) == ["4", "0", "4"]
+    assert view.__getitems__(np.array([1, 2], np.uint8)) == ["1", "2"]
+    assert view.__getitems__(np.array([True, False, False, False, True])) == ["0", "4"]
+    assert view.__getitems__(range(1, 3)) == ["1", "2"]
+    assert view.__getitems__([]) == []
+
+
+@pytest.mark.parametrize(
+    ("indices", "error", "text"),
+    [
+        ([0, 5], IndexError, r"smap\(str\) index 5 is out of range for 5 items"),
+        ([-6], IndexError, r"smap\(str\) index -6 is out of range for 5 items"),
+        ([2**70], IndexError, "index"),
+        ([0.5], TypeError, r"smap\(str\) indices must be integers, got float64 values: \[0.5\]"),
+        (np.zeros((2, 2), int), TypeError, r"must have one dimension, got an array of shape \(2, 2\)"),
+        (np.ones(4, bool), IndexError, r"a mask of 4 values does not fit the <lazyseq smap\(str\) of 5 items>"),
+        ("01", TypeError, "must be integers, got a string"),
+        (3, TypeError, "must be integers, slices, index arrays or boolean masks"),
+        (None, TypeError, "must be integers, slices, index arrays or boolean masks"),
+    ],
+)
+def test_wrong_indices(indices, error, text):
+    with pytest.raises(error, match=text):
+        smap(str, range(5)).__getitems__(indices)
+
+
+# ---- Items, together
+
+OVER_MANY = {  # view of a source of 12 items; what it asks for when items 1, 0 and 3 are read together
+    "smap": (lambda xs: smap(str, xs), [[1, 0, 3]]),
+    "smap of two": (lambda xs: smap(max, xs, range(12)), [[1, 0, 3]]),
+    "starmap": (lambda xs: starmap(str, smap(lambda x: (x,), xs)), [[1, 0, 3]]),
+    "collate": (lambda xs: collate([xs, xs]), [[1, 0, 3], [1, 0, 3]]),
+    "slice": (lambda xs: smap(str, xs)[10:2:-2], [[8, 10, 4]]),
+    "gather": (lambda xs: gather(xs, [5, -1, 5, 6]), [[11, 5, 6]]),
+    "lazy gather": (lambda xs: gather(xs, smap(abs, [-5, 11, -5, 6])), [[11, 5, 6]]),
+    "gather by it": (lambda xs: gather(list(range(20)), xs), [[1, 0, 3]]),
+    "concatenate": (lambda xs: concatenate([[7], xs, xs]), [[0, 2]]),
+    "interleave": (lambda xs: interleave(xs, [9] * 12), [[0]]),
+    "cycle": (lambda xs: cycle(xs), [[1, 0, 3]]),
+    "switch": (lambda xs: switch([1, 0] * 6, xs, ["no"] * 12), [[0]]),
+    "case": (lambda xs: case([1, 0] * 6, ["no"] * 12, xs), [[0]]),
+    "batch": (lambda xs: batch(xs, 3), [[3, 4, 5, 0, 1, 2, 9, 10, 11]]),
+    "unbatch of plain": (lambda xs: unbatch(batch(xs, 3), 3), [[1, 0, 3]]),
+    "unbatch": (lambda xs: unbatch(smap(lambda x: [x, -x], xs), 2), [[0, 1]]),
+    "debug": (lambda xs: debug(xs, lambda i, x: None), [[1, 0, 3]]),
+    "monitor": (lambda xs: monitor_throughput(xs), [[1, 0, 3]]),
+    "smap of gather of smap": (lambda xs: smap(str, gather(smap(abs, xs), range(12))), [[1, 0, 3]]),
+}
+
+
+@pytest.mark.parametrize("name", OVER_MANY)
+def test_a_source_with_getitems_gets_one_call(name):
+    make, asked = OVER_MANY[name]
+    source = Many(range(12))
+    view = make(source)
+    expected = [make(range(12))[i] for i in (1, 0, 3)]
+    assert view.bulk == "items"
+    assert view.__getitems__([1, 0, 3]) == expected
+    assert source.asked == asked
+    source.asked.clear()
+    assert batch(gather(view, [1, 0, 3]), 3)[0] == expected and source.asked == asked
+    source.asked.clear()
+    assert list(batch(gather(view, [1, 0, 3]), 3)) == [expected] and source.asked == asked
+
+
+def test_one_item_is_read_by_itself():
+    source = Many(range(12))
+    assert smap(str, source)[3] == "3" and list(gather(source, [5, 4])) == [5, 4]
+    assert source.asked == [3, 5, 4]
+
+
+def test_batches_of_an_unbatch_read_each_batch_once():
+    calls = []
+
+    def load(i):
+        calls.append(i)
+        return [10 * i, 10 * i + 1, 10 * i + 2]
+
+    items = unbatch(smap(load, range(5)), 3)
+    shuffled = smap(str, gather(items, [14, 0, 7, 1, 8, 13]))
+    assert shuffled.__getitems__(range(6)) == ["42", "0", "21", "1", "22", "41"] and calls == [4, 0, 2]
+    calls.clear()
+    assert batch(shuffled, 4)[0] == ["42", "0", "21", "1"] and calls == [4, 0, 2]
+    calls.clear()
+    assert list(batch(items, 6)) == [[0, 1, 2, 10, 11, 12], [20, 21, 22, 30, 31, 32], [40, 41, 42]]
+    assert calls == [0, 1, 2, 3, 4]
+
+
+def test_without_shared_work_items_are_read_one_after_the_other():
+    calls = []
+    first = smap(lambda x: calls.append(("first", x)) or x, [0, 1, 2])
+    second = smap(lambda x: calls.append(("second", x)) or x, first)
+    assert second.bulk is None and batch(second, 2)[0] == [0, 1]
+    assert calls == [("first", 0), ("second", 0), ("first", 1), ("second", 1)]
+
+
+@pytest.mark.parametrize("make", [add_cache, lambda xs: prefetch(xs, 2)])
+def test_what_looks_for_each_item_by_itself_shares_nothing(make):
+    assert make(Many(range(9))).bulk is None and batch(make(Many(range(9))), 4)[1] == [4, 5, 6, 7]
+
+
+# ---- Errors
+
+
+def test_a_function_that_fails_in_a_bulk_read_is_called_once_for_each_item():
+    calls = []
+
+    def fail_at_two(x):
+        calls.append(x)
+        if x == 2:
+            raise KeyError(x)
+        return x
+
+    view = batch(smap(fail_at_two, Many(range(8))), 4)
+    with pytest.raises(EvaluationError, match=r"failed to evaluate item 2 of smap\(fail_at_two\)") as caught:
+        view[0]
+    assert calls == [0, 1, 2] and caught.value.index == 2 and isinstance(caught.value.__cause__, KeyError)
+    batches = iter(view)
+    with pytest.raises(EvaluationError):
+        next(batches)
+    assert list(batches) == [[4, 5, 6, 7]]
+
+
+@pytest.mark.parametrize(
+    ("answer", "cause", "text"),
+    [
+        (lambda items: items[:-1], ValueError, "Many.__getitems__ must return 3 items, got 2"),
+        (lambda items: items * 2, ValueError, "Many.__getitems__ must return 3 items, got 6"),
+        (lambda items: None, TypeError, "Many.__getitems__ must return 3 items, got NoneType"),
+        (lambda items: iter(items), TypeError, "Many.__getitems__ must return 3 items, got list_iterator"),
+        (lambda items: 1 / 0, ZeroDivisionError, "division by zero"),
+    ],
+)
+def test_a_source_that_answers_wrongly(answer, cause, text):
+    view = smap(str, gather(Many(range(9), answer), [4, 5, 6]))
+    with pytest.raises(EvaluationError, match="failed to evaluate item 0 of gather") as caught:
+        batch(view, 3)[0]
+    assert isinstance(caught.value.__cause__, cause) and text in str(caught.value.__cause__)
+    assert any("in a read of 3 items together" in note for note in caught.value.__notes__)
+    seterr("passthrough")
+    try:
+        with pytest.raises(cause, match=text):
+            view.__getitems__([0, 1, 2])
+    finally:
+        seterr("wrap")
+
+
+def test_a_source_that_has_shrunk_is_an_index_error():
+    source = Many(range(6))
+    view = smap(str, gather(source, [0, 5]))
+    del source.items[3:]
+    with pytest.raises(IndexError):
+        view.__getitems__([0, 1])
+    rows = np.arange(10.0).reshape(5, 2)
+    holder = InFile(rows)
+    view = batch(concatenate([holder, holder]), 4, collate_fn=np.stack)
+    holder.data = rows[:3]
+    with pytest.raises((IndexError, EvaluationError)):
+        view[0]
+
+
+# ---- Blocks
+
+ROWS = np.arange(60, dtype=np.float32).reshape(20, 3)
+ARRAYS = {
+    "rows": ROWS,
+    "numbers": np.arange(20, dtype=np.int16),
+    "read-only": np.frombuffer(ROWS.tobytes(), np.float32).reshape(20, 3),
+    "strided": np.arange(240, dtype=np.int8).reshape(40, 6)[::2, ::-2],
+    "columns first": np.asfortranarray(np.arange(120).reshape(20, 2, 3)),
+    "bool": np.arange(20) % 3 == 0,
+    "complex": np.arange(20) * 1j,
+    "dates": np.arange(20).astype("M8[ms]"),
+    "no columns": np.zeros((20, 0)),
+    "array.array of ints": array.array("i", range(20)),
+    "array.array of bytes": array.array("B", range(20)),
+    "array.array of floats": array.array("f", range(20)),
+    "bytes": bytes(range(20)),
+    "bytearray": bytearray(range(20)),
+    "memoryview": memoryview(array.array("h", range(20))),
+    "in a file": InFile(ROWS),
+    "numbers in a file": InFile(np.arange(20)),
+}
+NO_BLOCKS = {  # what numpy.stack makes of their items depends on the values, or is of another type
+    "other byte order": ROWS.astype(">f4"),
+    "texts": np.array([str(i) for i in range(20)]),
+    "objects": np.array([[i] for i in range(20)], object),
+    "records": np.zeros(20, [("a", "i4"), ("b", "f8")]),
+    "masked": np.ma.masked_array(np.arange(20), np.arange(20) % 2),
+    "unsigned": array.array("Q", range(2**63 - 3, 2**63 + 17)),
+    "list": [np.ones(3)] * 20,
+    "in a file, texts": InFile(np.array([str(i).encode() for i in range(20)])),
+}
+INDEX_ONLY = {
+    "itself": lambda xs: xs,
+    "gather": lambda xs: gather(xs, [3, -1, 3, 0, 19, -20, 7]),
+    "gather of a range": lambda xs: gather(xs, range(18, 3, -2)),
+    "gather of neighbours": lambda xs: gather(xs, range(4, 17)),
+    "gather of gather": lambda xs: gather(gather(xs, [5, 4, 3, 2, 1]), [-1, 0, 2, 2, 4]),
+    "slice of gather": lambda xs: gather(xs, np.arange(20)[::-1])[3:15:4],
+    "slice": lambda xs: gather(xs, range(20))[4:18],
+    "slice of cycle": lambda xs: cycle(xs)[7:55:3],
+    "concatenate": lambda xs: concatenate([xs, gather(xs, [1, 2, 3]), xs]),
+    "interleave": lambda xs: interleave(xs, gather(xs, [9, 8]), xs),
+    "cycle": lambda xs: cycle(xs, 47),
+    "unbatch": lambda xs: unbatch(batch(xs, 6), 6, 2),
+    "monitor": lambda xs: monitor_throughput(xs),
+    "all of them": lambda xs: interleave(cycle(concatenate([xs, gather(xs, [-1, 4])[::-1]]), 50)[2:], xs),
+}
+
+
+def same(found, expected):
+    assert type(found) is type(expected)
+    assert found.shape == expected.shape and found.dtype == expected.dtype
+    assert found.flags.writeable == expected.flags.writeable
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("stack", [np.stack, np.array, np.asarray])
+@pytest.mark.parametrize("name", INDEX_ONLY)
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_a_block_is_what_the_function_makes_of_the_items(kind, name, stack):
+    source = ARRAYS[kind]
+    view = INDEX_ONLY[name](source)
+    batches = batch(view, 4, collate_fn=stack)
+    assert batches.bulk == "block" and (view is source or view.bulk == "block")
+    items = [view[i] for i in range(len(view))]
+    expected = [stack(items[j : j + 4]) for j in range(0, len(items), 4)]
+    if isinstance(source, InFile):
+        source.asked.clear()
+    for found in (list(batches), [batches[i] for i in range(len(batches))], batches.__getitems__(range(len(batches)))):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+            if isinstance(source, np.ndarray):
+                assert not np.shares_memory(one, source)
+    if isinstance(source, InFile):
+        assert all(isinstance(key, (tuple, list)) for key in source.asked)  # never an item by itself
+    if view is not source:
+        same(np.asarray(view), np.array(items))
+        assert np.asarray(view, dtype="c16").dtype == np.complex128 if "dates" not in kind else True
+
+
+@pytest.mark.parametrize("name", INDEX_ONLY)
+@pytest.mark.parametrize("kind", NO_BLOCKS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_other_arrays_are_stacked_item_by_item(kind, name):
+    source = NO_BLOCKS[kind]
+    view = INDEX_ONLY[name](source)
+    items = [view[i] for i in range(len(view))]
+    batches = batch(view, 4, collate_fn=np.stack)
+    for i in range(len(batches)):
+        same(batches[i], np.stack(items[4 * i : 4 * i + 4]))
+
+
+def test_neighbours_in_a_file_are_one_slice_and_others_are_asked_for_in_order():
+    source = InFile(ROWS)
+    assert batch(gather(source, range(5, 15)), 5, collate_fn=np.stack)[1].tolist() == ROWS[10:15].tolist()
+    assert source.asked == [(10, 15)]
+    source.asked.clear()
+    assert batch(gather(source, [9, 2, 9, 5]), 4, collate_fn=np.stack)[0].tolist() == ROWS[[9, 2, 9, 5]].tolist()
+    assert source.asked == [[2, 5, 9]]
+    source.asked.clear()
+    assert [row.tolist() for row in smap(abs, source).__getitems__([3, 2, 2])] == ROWS[[3, 2, 2]].tolist()
+    assert source.asked == [(2, 4)]
+
+
+def test_a_view_with_a_function_has_no_blocks():
+    calls = []
+    view = smap(lambda row: calls.append(1) or row, ROWS)
+    assert view.bulk is None
+    same(batch(view, 4, collate_fn=np.stack)[1], ROWS[4:8])
+    assert len(calls) == 4
+
+
+def test_the_last_batch():
+    view = gather(ROWS, range(7))
+    assert batch(view, 4, collate_fn=np.stack)[1].shape == (3, 3)
+    assert len(batch(view, 4, drop_last=True, collate_fn=np.stack)) == 1
+    padded = batch(view, 4, pad=ROWS[0], collate_fn=np.stack)
+    assert padded[1].tolist() == [*ROWS[4:7].tolist(), ROWS[0].tolist()] and padded[0].tolist() == ROWS[:4].tolist()
+
+
+def test_blocks_of_arrays_that_differ_are_what_numpy_makes_of_them():
+    view = concatenate([np.arange(3, dtype=np.int8), np.arange(3.0)])
+    same(batch(view, 6, collate_fn=np.stack)[0], np.array([0.0, 1, 2, 0, 1, 2]))
+    with pytest.raises(EvaluationError):
+        batch(concatenate([np.zeros((2, 3)), np.zeros((2, 4))]), 4, collate_fn=np.stack)[0]
+
+
+def test_blocks_follow_their_source():
+    rows = np.zeros((4, 2))
+    view = batch(gather(rows, [1, 2]), 2, collate_fn=np.stack)
+    rows[1] = 5
+    assert view[0].tolist() == [[5, 5], [0, 0]]
+    numbers = array.array("i", [1, 2, 3])
+    view = batch(cycle(numbers), 4, collate_fn=np.stack)
+    numbers.append(4)
+    assert view[0].tolist() == [1, 2, 3, 4]
+
+
+def test_torch_tensors_give_blocks():
+    torch = pytest.importorskip("torch")
+    tensor = torch.arange(12.0).reshape(6, 2)
+    view = batch(gather(tensor, [5, 0, 5]), 3, collate_fn=np.stack)
+    same(view[0], np.stack([tensor[5], tensor[0], tensor[5]]))
+    assert gather(tensor, [1]).bulk == "block"
+    flags = torch.arange(6) % 2 == 0
+    same(batch(gather(flags, range(6)), 4, collate_fn=np.array)[0], np.array([flags[i] for i in range(4)]))
+    with pytest.raises(EvaluationError, match="item 0 of batch") as caught:
+        batch(gather(tensor.clone().requires_grad_(), [0, 1]), 2, collate_fn=np.stack)[0]
+    assert "requires grad" in str(caught.value.__cause__)
+
+
+def deeper(draw, view, source):
+    """Another view over the view."""
+    n = len(view)
+    indices, ends = st.lists(st.integers(-n, n - 1), min_size=1), st.integers(-n, n)
+    kind = draw(st.sampled_from(["gather", "slice", "concatenate", "interleave", "cycle", "unbatch"]))
+    return {
+        "gather": lambda: gather(view, draw(indices)),
+        "slice": lambda: view[draw(ends) : draw(ends) : draw(st.sampled_from([1, 2, -1]))],
+        "concatenate": lambda: concatenate([view, source, view]),
+        "interleave": lambda: interleave(view, source),
+        "cycle": lambda: cycle(view, n + draw(st.integers(0, 9))),
+        "unbatch": lambda: unbatch(batch(view, 3), 3, n % 3),
+    }[kind]()
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_random_pipelines_over_arrays(data):
+    source = data.draw(st.sampled_from([ROWS, ROWS[::-2], np.arange(5), InFile(ROWS), array.array("h", range(9))]))
+    view = gather(source, range(len(source)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        view = deeper(data.draw, view, source)
+        if len(view) == 0:
+            return
+    assert view.bulk == "block"
+    k = data.draw(st.integers(1, 9))
+    items = [view[i] for i in range(len(view))]
+    for i, found in enumerate(batch(view, k, collate_fn=np.stack)):
+        same(found, np.stack(items[i * k : i * k + k]))
+
+
+# ---- Fusion
+
+
+def test_a_gather_of_a_gather_is_one():
+    xs = list("abcdef")
+    view = gather(gather(xs, [5, 4, 3]), [-1, 0, 0])
+    assert view.children == (xs,) and view.indexes == [3, 5, 5] and list(view) == ["d", "f", "f"]
+    view[0] = "D"
+    assert xs[3] == "D"
+
+
+def test_an_index_that_is_out_of_range_of_the_inner_gather_stays_an_error_of_its_own():
+    view = gather(gather([1, 2, 3, 4], [0, 1]), [0, 3, 1])
+    assert view[0] == 1 and view[2] == 2
+    with pytest.raises(IndexError, match="index 3 is out of range for the 2 items"):
+        view[1]
+
+
+def test_a_nested_concatenation_that_has_changed_stays_as_it_is():
+    xs = [1, 2]
+    inner = concatenate([xs, [3]])
+    assert concatenate([inner, [4]]).sequences == [xs, [3], [4]]
+    xs.append(9)
+    outer = concatenate([inner, [4]])
+    assert list(inner) == [1, 2, 3] and list(outer) == [1, 2, 3, 4]
+
+
+def test_an_unbatch_of_plain_batches_reads_the_item_alone():
+    calls = []
+    view = unbatch(batch(smap(lambda x: calls.append(x) or x, list(range(10))), 4), 4, 2)
+    assert view[9] == 9 and view[-3] == 7 and calls == [9, 7]
+    xs = list(range(6))
+    view = unbatch(batch(xs, 4), 4)
+    view[5] = "five"
+    assert xs[5] == "five" and len(view) == 8
+    with pytest.raises(EvaluationError, match="item 6 of unbatch"):
+        view[6]
+    xs += [6, 7]
+    assert view[6] == 6
+
+
+@pytest.mark.parametrize("options", [{"pad": 0}, {"drop_last": True}, {"collate_fn": tuple}])
+def test_other_batches_are_read_as_they_are(options):
+    calls = []
+    view = unbatch(batch(smap(lambda x: calls.append(x) or x, list(range(8))), 4, **options), 4)
+    assert view[5] == 5 and calls == [4, 5, 6, 7]
+
+
+def test_numbers_of_arange_stay_numbers():
+    same(batch(arange(0, 30, 3), 4, collate_fn=np.stack)[1], np.array([12, 15, 18, 21]))
