@@ -44,6 +44,17 @@ class Hostile:
         return self.item(i)
 
 
+class HostileMany(Hostile):
+    """One that gives many items in one call, in its own way."""
+
+    def __init__(self, size, item, many=lambda items: items):
+        super().__init__(size, item)
+        self.many = many
+
+    def __getitems__(self, indices):
+        return self.many([self.item(i) for i in indices])
+
+
 def raising(error):
     def item(i):
         raise error
@@ -56,9 +67,9 @@ def changing(*values):
     return itertools.cycle(values).__next__
 
 
-def reentering(size):
+def reentering(size, kind=Hostile):
     """Its item is an item of the view that reads it."""
-    source = Hostile(lambda: size, lambda i: source.view[i])
+    source = kind(lambda: size, lambda i: source.view[i])
     return source
 
 
@@ -110,6 +121,12 @@ SOURCES = {
     "giving itself": lambda: reentering_itself(),
     "giving views of the reader": lambda: views_of_the_reader(),
     "a list that shrinks": shrinking,
+    "giving too few together": lambda: HostileMany(lambda: 6, int, lambda items: items[1:]),
+    "giving None together": lambda: HostileMany(lambda: 6, int, lambda items: None),
+    "giving a text together": lambda: HostileMany(lambda: 6, int, lambda items: "x" * len(items)),
+    "giving changing lengths together": lambda: HostileMany(lambda: 6, int, lambda items: Hostile(changing(3, 1), int)),
+    "raising KeyboardInterrupt together": lambda: HostileMany(lambda: 6, raising(KeyboardInterrupt())),
+    "reading its reader together": lambda: reentering(6, HostileMany),
 }
 
 
@@ -165,6 +182,7 @@ ACTS = {
     "slice": lambda view: list(view[1:8:2]),
     "gather": lambda view: list(view[[2, 0]]),
     "batch": lambda view: batch(view, 3)[0],
+    "read together": lambda view: view.__getitems__([2, 0, 2]),
     "look for": lambda view: None in view[:9],
     "count": lambda view: view[:9].count(None),
     "len": len,

@@ -521,11 +521,16 @@ cdef class View:
 
     def __getitems__(self, indices):
         """Return the items at the indices, or of the mask, as a list: read together, where that shares work."""
-        cdef Py_ssize_t k, n
+        cdef Py_ssize_t k, n, size = self.size()
         cdef Py_ssize_t[::1] positions
         packed = select(self, indices)
-        n = len(packed)
-        positions = numpy.array([self.position(index) for index in packed], numpy.intp)
+        if not isinstance(packed, numpy.ndarray):
+            packed = pack_indices(list(packed), f"{self.label()} indices")
+        positions = numpy.array(packed, numpy.intp)
+        n = positions.shape[0]
+        for k in range(n):
+            if positions[k] < 0 or not within_size(positions[k], size):
+                positions[k] = self.position(positions[k])
         if self.shares and n:
             return self.items(&positions[0], n)
         return [self.item(positions[k]) for k in range(n)]
