@@ -58,6 +58,16 @@ def test_the_readme_example_prints_what_it_says():
     assert result.stdout.splitlines() == expected
 
 
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_examples_in_the_documentation_run(page):
+    examples = "\n".join(re.findall(r"```python\n(>>>.*?)```", page.read_text(), re.DOTALL))
+    test = doctest.DocTestParser().get_doctest(examples, {}, page.name, str(page), 0)
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
 def test_the_logger_has_a_null_handler():
     handlers = logging.getLogger("lazyseq").handlers
     assert [type(handler) for handler in handlers] == [logging.NullHandler]
