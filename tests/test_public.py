@@ -68,6 +68,17 @@ def test_the_examples_in_the_documentation_run(page):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+def test_every_function_has_a_section_with_a_diagram_and_an_example():
+    page = (ROOT / "docs" / "functions.md").read_text()
+    sections = {}
+    for section in re.split(r"^### ", page, flags=re.MULTILINE)[1:]:
+        title, _, text = section.partition("\n")
+        sections.update(dict.fromkeys(title.split(", "), text))
+    public = {*lazyseq.__all__, *lazyseq.instrument.__all__} - {"instrument"}
+    assert public == set(sections)
+    assert all("```\n" in text and "```python\n>>>" in text for text in sections.values())
+
+
 def test_the_logger_has_a_null_handler():
     handlers = logging.getLogger("lazyseq").handlers
     assert [type(handler) for handler in handlers] == [logging.NullHandler]
