@@ -267,3 +267,37 @@ def test_threads_share_a_uniter():
     for reader in readers:
         reader.join()
     assert results == [list(range(300))] * 4
+
+
+def test_uniter_does_not_go_on_with_an_iterator_that_has_failed():
+    def numbers():
+        yield 0
+        raise OSError("no disk")
+
+    view = uniter(numbers(), cache_size=2)
+    assert view[0] == 0
+    with pytest.raises(EvaluationError) as caught:
+        view[1]
+    assert isinstance(caught.value.__cause__, OSError)
+    for i in (0, 1):
+        with pytest.raises(RuntimeError, match="an iterator cannot start again, as it must after an error"):
+            view[i]
+
+
+def test_uniter_names_an_iterable_that_does_not_start():
+    class Sick:
+        def __iter__(self):
+            raise OSError("no disk")
+
+    with pytest.raises(EvaluationError, match="failed to evaluate item 3 of uniter"):
+        uniter(Sick())[3]
+
+
+def test_case_passes_on_what_a_selector_raises():
+    class Index:
+        def __index__(self):
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, "?")
+
+    with pytest.raises(EvaluationError) as caught:
+        case([Index()], [1])[0]
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)

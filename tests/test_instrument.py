@@ -46,7 +46,7 @@ def test_debug_counts_over_threads():
 
 
 def test_an_error_of_the_probe_names_the_stage():
-    with pytest.raises(EvaluationError, match="failed to evaluate item 1 of debug made at"):
+    with pytest.raises(EvaluationError, match="failed to evaluate item 1 of debug.<lambda>. made at"):
         debug([1, 2], lambda i, value: 1 // 0)[1]
 
 
@@ -98,7 +98,7 @@ def test_tree_marks_what_is_read_as_blocks_or_together(capsys):
     tree(batch(gather(rows, [1, 2, 0]), 2, collate_fn=np.stack))
     tree(batch(smap(str, unbatch(smap(list, ["ab", "cd"]), 2)), 3))
     assert [line.partition(", made at ")[0].strip() for line in capsys.readouterr().out.splitlines()] == [
-        "batch, 2 items, read as blocks",
+        "batch(stack), 2 items, read as blocks",
         "gather, 3 items, read as blocks",
         "ndarray, 9 items",
         "batch, 2 items, read together",

@@ -194,6 +194,14 @@ def test_a_grain_larger_than_max_buffered_still_runs_side_by_side():
     assert list(view) == [i for i in range(4) for _ in range(50)]
 
 
+def test_without_workers_it_closes_all_the_same():
+    view = prefetch([1, 2], nworkers=0)
+    assert list(view) == [1, 2]
+    view.close()
+    with pytest.raises(ValueError, match="prefetch is closed"):
+        view[0]
+
+
 def test_an_item_that_fails_within_a_grain_fails_alone():
     def fail_at_three(x):
         if x == 3:

@@ -1458,8 +1458,10 @@ cdef class Case(Choosing):
         try:
             return range(1, len(self.parts))[choice]
         except BaseException as error:
-            raise function_error(self, i, type(error)(
-                f"case: selector[{i}] must be the index of one of {len(self.parts) - 1} sequences, got {choice!r}"))
+            if type(error) in (IndexError, TypeError):
+                error = type(error)(f"case: selector[{i}] must be the index of one of {len(self.parts) - 1} sequences, "
+                                    f"got {choice!r}")
+            raise function_error(self, i, error)
 
 
 @cython.final
@@ -1998,6 +2000,9 @@ cdef class Batch(Derived):
             return UNKNOWN
         return n // self.k + (n % self.k > 0 and not self.drop_last)
 
+    cdef str label(self):
+        return "batch" if self.collate_fn is None else f"batch({name_of(self.collate_fn)})"
+
     @property
     def bulk(self):
         """How a batch is read: "block", as one array; "items", together; or None, item by item."""
@@ -2308,6 +2313,7 @@ cdef class Uniter(View):
     cdef readonly object iterable
     cdef Py_ssize_t cache_size, n_parallel, n
     cdef list passes  # the one used last at the end
+    cdef bint started  # whether there was one
     cdef object lock
 
     def __init__(self, iterable, Py_ssize_t cache_size, Py_ssize_t n_parallel, Py_ssize_t n):
@@ -2325,7 +2331,7 @@ cdef class Uniter(View):
                 if best is None or candidate.following > best.following:
                     best = candidate
         if best is None:
-            best = self.new_pass()
+            best = self.new_pass(i)
         else:
             self.passes.remove(best)
         # A pass that fails is not used again: its iterator may call itself exhausted from then on.
@@ -2344,12 +2350,16 @@ cdef class Uniter(View):
         self.passes.append(best)
         return best.recent[len(best.recent) - (best.following - i)]
 
-    cdef Pass new_pass(self):
+    cdef Pass new_pass(self, Py_ssize_t i):
         """A pass from the start, in place of the one used longest ago where there are enough."""
-        iterator = iter(self.iterable)
-        if iterator is self.iterable and self.passes:
-            raise RuntimeError("uniter: an iterator cannot start again, as it must to go back further than cache_size: "
+        try:
+            iterator = iter(self.iterable)
+        except BaseException as error:
+            raise function_error(self, i, error)
+        if iterator is self.iterable and self.started:
+            raise RuntimeError("uniter: an iterator cannot start again, as it must after an error, or to go back further than cache_size: "
                                f"{self.iterable!r}")
+        self.started = True
         if len(self.passes) >= self.n_parallel:
             del self.passes[0]
         return Pass(iterator, deque(maxlen=max(1, self.cache_size)))
@@ -2387,6 +2397,9 @@ cdef class Debug(Derived):
         for k in range(n):
             self.show(indices[k], values[k])
         return values
+
+    cdef str label(self):
+        return f"debug({name_of(self.probe)})"
 
     cdef int show(self, Py_ssize_t i, object value) except -1:
         try:

@@ -211,6 +211,8 @@ cdef class Prefetch(Derived):
         cdef list dropped = []  # results that nobody wants die after the lock is released: destructors may read
         cdef unsigned long me = PyThread_get_thread_ident()
         cdef object result
+        if self.closed:
+            raise ValueError("prefetch is closed")
         if self.nworkers == 0 or working_for == <void *>self:
             # A worker that reads its own prefetch evaluates the item itself: everyone else may be waiting for it.
             return pull(self, i, self.source, i)

@@ -301,8 +301,9 @@ static void wake_workers(lzs_ring *ring, uint64_t n)
 {
     for (uint32_t i = 0; i < ring->nworkers && n > 0; i++) {
         worker *w = &ring->workers[i];
-        /* Relaxed: taking the announcement is all that counts, and one that is seen late sees E9's frontier. */
-        if (atomic_load_explicit(&w->asleep, memory_order_relaxed) &&
+        /* E9 seq_cst: an announcement that is not seen here comes before a look that sees the frontier. Taking it is
+         * relaxed: it only counts that one of us does. */
+        if (atomic_load_explicit(&w->asleep, memory_order_seq_cst) &&
             atomic_exchange_explicit(&w->asleep, 0, memory_order_relaxed)) {
             atomic_fetch_sub_explicit(&ring->asleep, 1, memory_order_relaxed);
             unpark(&w->parker);
@@ -460,7 +461,7 @@ lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t w, lzs_claim *claim)
     /* E9 seq_cst: after a sleep was announced, this look for work comes second. */
     frontier = atomic_load_explicit(&ring->frontier, memory_order_seq_cst);
     if (!scan(ring, hint, frontier, w, claim) &&
-        /* Relaxed: older than the head is only longer, and never newer than the head that frontier came with. */
+        /* Relaxed: what lies before any head that was ever shown has been taken back, so older is only longer. */
         !scan(ring, atomic_load_explicit(&ring->first, memory_order_relaxed), frontier, w, claim))
         return LZS_EMPTY;
     return LZS_OK;
@@ -472,15 +473,18 @@ lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t w, lzs_claim *claim)
     lzs_status status;
 
     while ((status = lzs_ring_claim(ring, w, claim)) == LZS_EMPTY) {
-        atomic_store_explicit(&me->asleep, 1, memory_order_relaxed);
-        /* E9 seq_cst: the sleep is announced, then work is looked for once more; also shows the line above. */
+        /* E9 seq_cst: the sleep is announced, then work is looked for once more. It is counted first and announced
+         * second, so that the count never hides an announcement from a reader that looks at it alone. */
         atomic_fetch_add_explicit(&ring->asleep, 1, memory_order_seq_cst);
+        atomic_store_explicit(&me->asleep, 1, memory_order_seq_cst);
         status = lzs_ring_claim(ring, w, claim);
         if (status == LZS_EMPTY)
             park(&me->parker, -1);
         /* Relaxed: whoever takes the announcement back, reader or worker, counts it off, once. */
         if (atomic_exchange_explicit(&me->asleep, 0, memory_order_relaxed))
             atomic_fetch_sub_explicit(&ring->asleep, 1, memory_order_relaxed);
+        else if (status == LZS_OK)
+            wake_workers(ring, 1); /* we were awake already, and what we were woken for may not be what we found */
         if (status != LZS_EMPTY)
             break;
     }

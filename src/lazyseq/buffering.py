@@ -19,7 +19,7 @@ def add_cache(arr, cache_size=None, cache=None):
         cache_size (int or None): how many items to keep: beyond it, the one used longest ago is dropped
             (LRU). 0 keeps none; None keeps one, or any number where a cache is given.
         cache (MutableMapping[int, Any] or None): keeps the items in place of the cache's own memory,
-            for example a dict or a shelf. It is used by one thread at a time.
+            for example a dict. It is used by one thread at a time.
 
     Returns:
         View: as long as arr.
@@ -27,7 +27,7 @@ def add_cache(arr, cache_size=None, cache=None):
     Raises:
         TypeError: if arr cannot be indexed, cache_size is no int, or cache no mutable mapping.
         ValueError: if cache_size is below 0.
-        RuntimeError: on reading an item whose computation reads that item itself.
+        RuntimeError: to a computation that reads the item which it computes.
 
     >>> def slow(x):
     ...     print("computing", x)

@@ -50,7 +50,8 @@ def seterr(evaluation=None):
     Args:
         evaluation (str or None): ``"wrap"`` (at first) raises an :class:`EvaluationError` that says which
             item of which stage failed, from the original error; ``"passthrough"`` lets the original
-            through; None changes nothing.
+            through, except that a StopIteration, and an IndexError where the length is unknown, become
+            RuntimeErrors, since they would end a loop; None changes nothing.
 
     Returns:
         str: the setting, as it is after the call.

@@ -45,6 +45,7 @@ class _Limited:
 
     def __init__(self, func, max_calls, max_rate):
         self.func, self.max_calls, self.max_rate = func, max_calls, max_rate
+        self.__name__ = getattr(func, "__name__", type(func).__name__)
         self.calls = 0
         self.last_call = time.monotonic()
         self.lock = threading.Lock()  # guards the two above: readers may be threads

@@ -40,7 +40,11 @@ class SerializableFunc:
 
     def __reduce__(self):
         func = self.func
-        twin = types.FunctionType(func.__code__, func.__globals__, func.__name__, func.__defaults__, func.__closure__)
+        own_names = [name for name, value in list(func.__globals__.items()) if value is self]
+        names = dict(func.__globals__) if own_names else func.__globals__
+        twin = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+        for name in own_names:  # a function that calls itself would be pickled by value for ever
+            names[name] = twin
         twin.__kwdefaults__, twin.__doc__ = func.__kwdefaults__, func.__doc__
         twin.__module__ = "__main__"  # which cloudpickle takes as: not to be found elsewhere, so by value
         return _load, (cloudpickle.dumps(twin), func.__module__)
