@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard src/lazyseq/*)
 
-.PHONY: demo test bench lint c-tests clean
+.PHONY: demo test bench lint types c-tests clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python examples/preprocessing_pipeline.py
@@ -25,6 +25,11 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	. $(BIN)/activate && cython-lint src/lazyseq/*.pyx src/lazyseq/*.pxd  # which looks for pycodestyle on the PATH
 
+types: $(VENV)/.installed-test $(VENV)/.types
+	$(BIN)/mypy --strict src/lazyseq tests/typing
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist tests/typing/stubtest-allowlist lazyseq
+
 c-tests:
 	$(MAKE) -C tests/c
 
@@ -35,6 +40,10 @@ $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.lint: | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check ruff==0.17.6 cython-lint==0.22.1
+	touch $@
+
+$(VENV)/.types: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mypy==2.4.1 basedpyright==1.40.2
 	touch $@
 
 $(BIN)/python:

@@ -59,7 +59,7 @@ def test_wrapped_once_and_noted_by_the_stages_further_out():
     assert type(error.__cause__) is KeyError
     told = [note.partition(" made at ")[0] for note in error.__notes__]
     assert told == [f"while evaluating item {i} of {stage}" for i, stage in (
-        (3, "concatenate"), (0, "gather"), (0, "smap(neg)"), (0, "batch"), (1, "unbatch"),
+        (3, "concatenate"), (0, "gather"), (0, "smap(neg)"), (0, "batch(list)"), (1, "unbatch"),
     )]  # fmt: skip
 
 

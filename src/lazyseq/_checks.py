@@ -1,19 +1,30 @@
 """Argument checks that several topic modules share: each returns the checked value, or says what was expected."""
 
+from __future__ import annotations
+
 import numbers
 import operator
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, SupportsIndex, TypeVar
 
 from ._core import View, all_plain, length
 
+if TYPE_CHECKING:
+    from ._types import Source, T
 
-def wrong(error, function, name, expected, value):
+    _E = TypeVar("_E", bound=Exception)
+    _F = TypeVar("_F", bound=Callable[..., object])
+    _S = TypeVar("_S", bound=Source[object])
+    _Sources = TypeVar("_Sources", bound=tuple[Source[object], ...])
+
+
+def wrong(error: type[_E], function: str, name: str, expected: str, value: object) -> _E:
     """The error for an argument that is not what was expected."""
     return error(f"{function}: {name} must be {expected}, got {reprlib.repr(value)} ({type(value).__name__})")
 
 
-def source(value, function, name):
+def source(value: _S, function: str, name: str) -> _S:
     """A source: whatever can be read by index."""
     if isinstance(value, (View, list, tuple)):
         return value
@@ -27,7 +38,7 @@ def source(value, function, name):
     return value
 
 
-def sources(values, function, name="sequences"):
+def sources(values: Iterable[Source[T]], function: str, name: str = "sequences") -> tuple[Source[T], ...]:
     """A tuple of sources."""
     try:
         values = tuple(values)
@@ -39,7 +50,7 @@ def sources(values, function, name="sequences"):
     return values
 
 
-def same_length(sequences, function):
+def same_length(sequences: _Sources, function: str) -> _Sources:
     """Sources of one length; those of unknown length count as unbounded."""
     lengths = [length(sequence) for sequence in sequences]
     if len(set(lengths) - {None}) > 1:
@@ -47,14 +58,14 @@ def same_length(sequences, function):
     return sequences
 
 
-def function(value, function, name):
+def function(value: _F, function: str, name: str) -> _F:
     """Something to call."""
     if not callable(value):
         raise wrong(TypeError, function, name, "callable", value)
     return value
 
 
-def integer(value, function, name):
+def integer(value: SupportsIndex, function: str, name: str) -> int:
     """An int that 64 bits hold."""
     try:
         number = operator.index(value)
@@ -65,7 +76,7 @@ def integer(value, function, name):
     return number
 
 
-def positive(value, function, name):
+def positive(value: float, function: str, name: str) -> float:
     """A number above 0."""
     if not isinstance(value, numbers.Real):
         raise wrong(TypeError, function, name, "a number", value)
@@ -74,7 +85,7 @@ def positive(value, function, name):
     return float(value)
 
 
-def count(value, function, name, least):
+def count(value: SupportsIndex, function: str, name: str, least: int) -> int:
     """An int of at least `least`."""
     number = integer(value, function, name)
     if number < least:

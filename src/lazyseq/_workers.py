@@ -1,19 +1,33 @@
 """Starting and ending the workers of prefetches: nothing here runs while items flow."""
 
+from __future__ import annotations
+
 import atexit
 import inspect
 import os
 import threading
 import time
 import weakref
+from typing import TYPE_CHECKING
 
-started = weakref.WeakSet()  # the prefetches that have workers
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Protocol
+
+    class _Employer(Protocol):
+        """What a prefetch is to this module."""
+
+        def dismiss(self) -> list[threading.Thread]: ...
+        def forget_workers(self) -> None: ...
+
+
+started: weakref.WeakSet[_Employer] = weakref.WeakSet()  # the prefetches that have workers
 JOIN_SECONDS = 0.2  # idle workers end in less; one that is inside an item is not waited for any longer
 
 
-def start_threads(work, n):
+def start_threads(work: Callable[[int], object], n: int) -> list[threading.Thread]:
     """Start n daemon threads that run work(0) ... work(n - 1): daemons, since an item may never end."""
-    threads = []
+    threads: list[threading.Thread] = []
     for k in range(n):
         thread = threading.Thread(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)
         thread.start()
@@ -21,7 +35,7 @@ def start_threads(work, n):
     return threads
 
 
-def join(threads):
+def join(threads: Iterable[threading.Thread]) -> None:
     """Wait for workers that were told to end, but not for an item that one of them may be computing."""
     deadline = time.monotonic() + JOIN_SECONDS
     for thread in threads:
@@ -29,7 +43,7 @@ def join(threads):
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def run_hook(hook, worker):
+def run_hook(hook: Callable[..., object], worker: int) -> None:
     """Call a start_hook, with the worker's index if it accepts a positional argument."""
     try:
         parameters = inspect.signature(hook).parameters.values()
@@ -43,11 +57,11 @@ def run_hook(hook, worker):
         hook()
 
 
-def _close_all():
+def _close_all() -> None:
     join([thread for prefetch in list(started) for thread in prefetch.dismiss()])
 
 
-def _forget_workers():
+def _forget_workers() -> None:
     for prefetch in list(started):
         prefetch.forget_workers()
 

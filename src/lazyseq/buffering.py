@@ -1,13 +1,22 @@
 """Keep what was computed."""
 
+from __future__ import annotations
+
 from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from . import _checks, _core
+
+if TYPE_CHECKING:
+    from ._core import View
+    from ._types import Source, T
 
 __all__ = ["add_cache"]
 
 
-def add_cache(arr, cache_size=None, cache=None):
+def add_cache(
+    arr: Source[T], cache_size: SupportsIndex | None = None, cache: MutableMapping[int, Any] | None = None
+) -> View[T]:
     """Return a view that keeps the items that were read last.
 
     ``add_cache(xs)[i] is xs[i]``, computed once for as long as it is kept. Threads that want the same

@@ -1,10 +1,16 @@
 """What goes wrong while an item is evaluated, and how it is told."""
 
+from __future__ import annotations
+
 import pickle
 import threading
 import traceback
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 __all__ = ["EvaluationError", "seterr"]
+
+if TYPE_CHECKING:
+    _Evaluation = Literal["wrap", "passthrough"]
 
 
 class EvaluationError(Exception):
@@ -15,15 +21,15 @@ class EvaluationError(Exception):
         stage (str or None): that stage and where it was made, ``"smap(f) at file.py:12"``.
     """
 
-    def __init__(self, *args, index=None, stage=None):
+    def __init__(self, *args: object, index: int | None = None, stage: str | None = None) -> None:
         super().__init__(*args)
         self.index = index
         self.stage = stage
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         # Exception's own pickling keeps attributes and notes, but forgets the cause.
-        cls, args, *state = super().__reduce__()
-        state = dict(state[0] or {}) if state else {}
+        cls, args, *rest = cast("tuple[Any, ...]", super().__reduce__())
+        state: dict[str, Any] = dict(rest[0] or {}) if rest else {}
         if self.__cause__ is not None:
             try:
                 pickle.loads(pickle.dumps(self.__cause__))
@@ -36,13 +42,13 @@ class EvaluationError(Exception):
 
 
 class _Settings(threading.local):
-    evaluation = "wrap"
+    evaluation: _Evaluation = "wrap"
 
 
 _settings = _Settings()
 
 
-def seterr(evaluation=None):
+def seterr(evaluation: _Evaluation | None = None) -> _Evaluation:
     """Set, for the calling thread, how errors of user functions reach the reader; return the setting.
 
     The workers of a prefetch follow the setting of the thread that made the prefetch.

@@ -1,22 +1,38 @@
 """Evaluate ahead."""
 
+from __future__ import annotations
+
 import operator
 import os
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from . import _checks, _engine
 from .errors import seterr
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._engine import Prefetch
+    from ._types import Source, T
+
 __all__ = ["prefetch"]
 
 
-def _usable_cores():
+def _usable_cores() -> int:
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         return os.cpu_count() or 1
 
 
-def prefetch(seq, nworkers=None, method="thread", max_buffered=None, start_hook=None, shm_size=None):
+def prefetch(
+    seq: Source[T],
+    nworkers: SupportsIndex | None = None,
+    method: Literal["thread"] = "thread",
+    max_buffered: SupportsIndex | None = None,
+    start_hook: Callable[[int], object] | Callable[[], object] | None = None,
+    shm_size: SupportsIndex | None = None,
+) -> Prefetch[T]:
     """Return a view whose items are evaluated ahead of the reader, by background workers.
 
     ``prefetch(xs)[i] == xs[i]``, in order, whatever the order in which workers finish. Reading one item after

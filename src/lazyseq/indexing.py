@@ -1,11 +1,21 @@
 """Choose items by their indices."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, SupportsIndex
+
 from . import _checks, _core
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ._core import View
+    from ._types import A, B, Source, T
 
 __all__ = ["arange", "case", "cycle", "gather", "interleave", "repeat", "switch", "take", "uniter"]
 
 
-def arange(start, stop=None, step=None):
+def arange(start: SupportsIndex, stop: SupportsIndex | None = None, step: SupportsIndex | None = None) -> View[int]:
     """Return a view of evenly spaced integers, as :class:`range` gives them.
 
     ``arange(start, stop, step)[i] == start + i * step``.
@@ -34,7 +44,7 @@ def arange(start, stop=None, step=None):
     return _core.Arange(range(*(_checks.integer(value, "arange", name) for name, value in ends.items())))
 
 
-def cycle(sequence, limit=None):
+def cycle(sequence: Source[T], limit: SupportsIndex | None = None) -> View[T]:
     """Return a view that repeats a sequence over and over.
 
     ``cycle(xs)[i] == xs[i % len(xs)]``. Items can be assigned: the sequence gets them.
@@ -65,7 +75,7 @@ def cycle(sequence, limit=None):
     return _core.Cycle(sequence, limit)
 
 
-def interleave(*sequences):
+def interleave(*sequences: Source[T]) -> View[T]:
     """Return a view that takes an item of each sequence in turn.
 
     ``interleave(xs, ys)[i] == (xs, ys)[i % 2][i // 2]`` while both last; a sequence that has ended is passed
@@ -87,7 +97,7 @@ def interleave(*sequences):
     return _core.Interleave(_checks.sources(sequences, "interleave"))
 
 
-def repeat(value, times=None):
+def repeat(value: T, times: SupportsIndex | None = None) -> View[T]:
     """Return a view whose items are all the same value.
 
     ``repeat(value)[i] is value``. An assignment to any item replaces the value of all.
@@ -112,7 +122,7 @@ def repeat(value, times=None):
     return _core.Repeat(value, times)
 
 
-def switch(condition, x, y):
+def switch(condition: Source[object], x: Source[A], y: Source[B]) -> View[A | B]:
     """Return a view of the items of one sequence where a condition holds, and of another where not.
 
     ``switch(c, x, y)[i] == (x[i] if c[i] else y[i])``. Items can be assigned.
@@ -137,7 +147,7 @@ def switch(condition, x, y):
     return _core.Switch(_checks.same_length((condition, x, y), "switch"))
 
 
-def case(selector, *values):
+def case(selector: Source[SupportsIndex], *values: Source[T]) -> View[T]:
     """Return a view that takes each item from the sequence that a selector names.
 
     ``case(selector, xs, ys, zs)[i] == (xs, ys, zs)[selector[i]][i]``. Items can be assigned.
@@ -164,7 +174,12 @@ def case(selector, *values):
     return _core.Case(_checks.same_length((selector, *values), "case"))
 
 
-def uniter(iterable, cache_size=0, n_parallel=1, size=None):
+def uniter(
+    iterable: Iterable[T] | Source[T],
+    cache_size: SupportsIndex = 0,
+    n_parallel: SupportsIndex = 1,
+    size: SupportsIndex | None = None,
+) -> View[T]:
     """Return a view of the items of an iterable, which is gone through as far as needed.
 
     ``uniter(iterable)[i]`` is the item that comes after i others. A read further on continues a pass over the
@@ -198,7 +213,7 @@ def uniter(iterable, cache_size=0, n_parallel=1, size=None):
     return _core.Uniter(iterable, cache_size, n_parallel, size)
 
 
-def gather(sequence, indexes):
+def gather(sequence: Source[T], indexes: Source[SupportsIndex]) -> View[T]:
     """Return a view of the items at the given indices, in their order.
 
     ``gather(xs, indexes)[i] == xs[indexes[i]]``. Lists and arrays of indices are copied into 8 bytes each;
@@ -227,7 +242,7 @@ def gather(sequence, indexes):
     return _core.gather(sequence, indexes)
 
 
-def take(sequence, indexes):
+def take(sequence: Source[T], indexes: Source[SupportsIndex]) -> View[T]:
     """The same as :func:`gather`.
 
     >>> list(take(["a", "b", "c"], [2, 0]))

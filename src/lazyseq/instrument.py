@@ -1,14 +1,28 @@
 """Look into a pipeline."""
 
+from __future__ import annotations
+
 import threading
 import time
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from . import _checks, _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ._core import Monitor, View
+    from ._types import Source, T
 
 __all__ = ["debug", "monitor_throughput", "tree"]
 
 
-def debug(sequence, func, max_calls=None, max_rate=None):
+def debug(
+    sequence: Source[T],
+    func: Callable[[int, T], object],
+    max_calls: SupportsIndex | None = None,
+    max_rate: float | None = None,
+) -> View[T]:
     """Return a view that calls a function with each item that is read.
 
     ``debug(xs, func)[i]`` is ``xs[i]``, after ``func(i, xs[i])``.
@@ -43,14 +57,14 @@ def debug(sequence, func, max_calls=None, max_rate=None):
 class _Limited:
     """A probe for `debug` that stays silent beyond its limits."""
 
-    def __init__(self, func, max_calls, max_rate):
+    def __init__(self, func: Callable[[int, Any], object], max_calls: int | None, max_rate: float | None) -> None:
         self.func, self.max_calls, self.max_rate = func, max_calls, max_rate
         self.__name__ = getattr(func, "__name__", type(func).__name__)
         self.calls = 0
         self.last_call = time.monotonic()
         self.lock = threading.Lock()  # guards the two above: readers may be threads
 
-    def __call__(self, i, value):
+    def __call__(self, i: int, value: object) -> None:
         now = time.monotonic()
         with self.lock:
             if self.max_calls is not None and self.calls >= self.max_calls:
@@ -61,11 +75,11 @@ class _Limited:
             self.last_call = now
         self.func(i, value)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _Limited, (self.func, self.max_calls, self.max_rate)
 
 
-def monitor_throughput(sequence):
+def monitor_throughput(sequence: Source[T]) -> Monitor[T]:
     """Return a view that measures how long reading its items takes.
 
     ``monitor_throughput(xs)[i] == xs[i]``. The view has three methods: ``read_delay()``, the mean number of seconds
@@ -90,7 +104,7 @@ def monitor_throughput(sequence):
     return _core.Monitor(_checks.source(sequence, "monitor_throughput", "sequence"))
 
 
-def tree(view):
+def tree(view: View[object]) -> None:
     """Print a pipeline, each view with the sequences that it reads indented below it.
 
     A line names the stage with its function, its length, and where it was made; a batch that is read as one array, or
@@ -113,10 +127,10 @@ def tree(view):
     print("\n".join(_lines(view, 0)))
 
 
-_BULK = {"block": ", read as blocks", "items": ", read together"}
+_BULK: dict[str | None, str] = {"block": ", read as blocks", "items": ", read together"}
 
 
-def _lines(source, depth):
+def _lines(source: Source[object], depth: int) -> Iterator[str]:
     try:
         n = _core.length(source)
         items = "unknown length" if n is None else f"{n} item{'' if n == 1 else 's'}"

@@ -1,11 +1,41 @@
 """Apply a function to every item."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVarTuple, overload
+
 from . import _checks, _core
+
+if TYPE_CHECKING:
+    from ._core import View
+    from ._types import A, B, C, D, R, Source, T
+
+    _Ts = TypeVarTuple("_Ts")
 
 __all__ = ["smap", "starmap"]
 
 
-def smap(f, *sequences):
+@overload
+def smap(f: Callable[[A], R], a: Source[A], /) -> View[R]: ...
+@overload
+def smap(f: Callable[[A, B], R], a: Source[A], b: Source[B], /) -> View[R]: ...
+@overload
+def smap(f: Callable[[A, B, C], R], a: Source[A], b: Source[B], c: Source[C], /) -> View[R]: ...
+@overload
+def smap(f: Callable[[A, B, C, D], R], a: Source[A], b: Source[B], c: Source[C], d: Source[D], /) -> View[R]: ...
+@overload
+def smap(
+    f: Callable[..., R],
+    a: Source[Any],
+    b: Source[Any],
+    c: Source[Any],
+    d: Source[Any],
+    e: Source[Any],
+    /,
+    *sequences: Source[Any],
+) -> View[R]: ...
+def smap(f: Callable[..., R], *sequences: Source[Any]) -> View[R]:
     """Return a view of a function applied to every item, computed when the item is read.
 
     ``smap(f, xs)[i] == f(xs[i])``; with several sequences, ``smap(f, xs, ys)[i] == f(xs[i], ys[i])``.
@@ -40,7 +70,14 @@ def smap(f, *sequences):
     return _core.SmapN(f, _checks.same_length(sequences, "smap"))
 
 
-def starmap(f, sequence):
+@overload
+def starmap(f: Callable[[*_Ts], R], sequence: Source[tuple[*_Ts]]) -> View[R]: ...
+@overload
+def starmap(
+    f: Callable[[T], R] | Callable[[T, T], R] | Callable[[T, T, T], R] | Callable[[T, T, T, T], R],
+    sequence: Source[Iterable[T]],
+) -> View[R]: ...
+def starmap(f: Callable[..., R], sequence: Source[Iterable[Any]]) -> View[R]:
     """Return a view of a function applied to tuples of arguments, as :func:`itertools.starmap` does.
 
     ``starmap(f, xs)[i] == f(*xs[i])``.

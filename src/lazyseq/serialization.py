@@ -1,14 +1,21 @@
 """Functions that travel without their module."""
 
+from __future__ import annotations
+
 import functools
 import types
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import cloudpickle
 
 __all__ = ["SerializableFunc"]
 
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
 
-class SerializableFunc:
+
+class SerializableFunc(Generic[P, R_co]):
     """A function that is pickled by value: unpickled, it is what it was, whatever became of its source file.
 
     A thin bridge to cloudpickle, for code written for SeqTools; new code may use cloudpickle itself.
@@ -27,7 +34,9 @@ class SerializableFunc:
     8
     """
 
-    def __init__(self, func):
+    func: Callable[P, R_co]
+
+    def __init__(self, func: Callable[P, R_co]) -> None:
         if isinstance(func, SerializableFunc):
             func = func.func
         if not isinstance(func, types.FunctionType):
@@ -35,11 +44,11 @@ class SerializableFunc:
         self.func = func
         functools.update_wrapper(self, func)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.func(*args, **kwargs)
 
-    def __reduce__(self):
-        func = self.func
+    def __reduce__(self) -> tuple[Any, ...]:
+        func: Any = self.func
         own_names = [name for name, value in list(func.__globals__.items()) if value is self]
         names = dict(func.__globals__) if own_names else func.__globals__
         twin = types.FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
@@ -50,7 +59,7 @@ class SerializableFunc:
         return _load, (cloudpickle.dumps(twin), func.__module__)
 
 
-def _load(data, module):
+def _load(data: bytes, module: str) -> SerializableFunc[..., Any]:
     func = cloudpickle.loads(data)
     func.__module__ = module
     return SerializableFunc(func)

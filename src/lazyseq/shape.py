@@ -1,19 +1,41 @@
 """Join sequences, and group their items."""
 
+from __future__ import annotations
+
 import array
 import logging
 import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
 import numpy
 
 from . import _checks, _core
+
+if TYPE_CHECKING:
+    from ._core import View
+    from ._types import A, B, C, D, R, Source, T
+
+    _Edges = SupportsIndex | Iterable[SupportsIndex] | Iterable[Iterable[SupportsIndex]]
+    _Piece = TypeVar("_Piece", bound=list[Any] | str | bytes | bytearray | memoryview | range | array.array[Any])
+    _Array = TypeVar("_Array", bound=numpy.ndarray[Any, Any])
 
 __all__ = ["batch", "collate", "concatenate", "split", "unbatch"]
 
 logger = logging.getLogger(__name__)
 
 
-def collate(sequences):
+@overload
+def collate(sequences: tuple[Source[A]]) -> View[tuple[A]]: ...
+@overload
+def collate(sequences: tuple[Source[A], Source[B]]) -> View[tuple[A, B]]: ...
+@overload
+def collate(sequences: tuple[Source[A], Source[B], Source[C]]) -> View[tuple[A, B, C]]: ...
+@overload
+def collate(sequences: tuple[Source[A], Source[B], Source[C], Source[D]]) -> View[tuple[A, B, C, D]]: ...
+@overload
+def collate(sequences: Iterable[Source[Any]]) -> View[tuple[Any, ...]]: ...
+def collate(sequences: Iterable[Source[Any]]) -> View[tuple[Any, ...]]:
     """Return a view of tuples with one item of each sequence.
 
     ``collate([xs, ys])[i] == (xs[i], ys[i])``. Tuples can be assigned: each sequence gets its item.
@@ -38,7 +60,11 @@ def collate(sequences):
     return _core.Collate(_checks.same_length(sequences, "collate"))
 
 
-def concatenate(sequences):
+@overload
+def concatenate(sequences: Iterable[Source[T]]) -> View[T]: ...
+@overload
+def concatenate(sequences: Iterable[Source[Any]]) -> View[Any]: ...
+def concatenate(sequences: Iterable[Source[Any]]) -> View[Any]:
     """Return a view of the sequences, one behind the other.
 
     ``concatenate(parts)[i] == parts[k][i - offset[k]]``, where ``offset[k]`` is the length of all parts
@@ -64,7 +90,33 @@ def concatenate(sequences):
     return _core.Concatenate(_core.flattened(_checks.sources(sequences, "concatenate")))
 
 
-def batch(sequence, k, drop_last=False, pad=None, collate_fn=None):
+@overload
+def batch(
+    sequence: Source[T], k: SupportsIndex, drop_last: bool = False, pad: None = None, collate_fn: None = None
+) -> View[list[T]]: ...
+@overload
+def batch(
+    sequence: Source[A],
+    k: SupportsIndex,
+    drop_last: bool = False,
+    pad: B = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # left out, it has the overload above
+    collate_fn: None = None,
+) -> View[list[A | B]]: ...
+@overload
+def batch(
+    sequence: Source[T],
+    k: SupportsIndex,
+    drop_last: bool = False,
+    pad: Any = None,
+    collate_fn: Callable[[list[T]], R] = ...,  # pyright: ignore[reportInvalidTypeVarUse]
+) -> View[R]: ...
+def batch(
+    sequence: Source[Any],
+    k: SupportsIndex,
+    drop_last: bool = False,
+    pad: Any = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> View[Any]:
     """Return a view of the items in groups of k.
 
     ``batch(xs, k)[i] == [xs[i * k], ..., xs[i * k + k - 1]]``. Batches can be assigned, one value for each
@@ -101,7 +153,9 @@ def batch(sequence, k, drop_last=False, pad=None, collate_fn=None):
     return _core.Batch(sequence, k, bool(drop_last), pad, collate_fn)
 
 
-def unbatch(sequence, batch_size, last_batch_size=None):
+def unbatch(
+    sequence: Source[Source[T]], batch_size: SupportsIndex, last_batch_size: SupportsIndex | None = None
+) -> View[T]:
     """Return a view of the items of batches, one behind the other: the reverse of :func:`batch`.
 
     ``unbatch(batches, k)[i] == batches[i // k][i % k]``. Reading one item reads its whole batch; iteration
@@ -139,7 +193,17 @@ def unbatch(sequence, batch_size, last_batch_size=None):
 SLICEABLE = (list, tuple, str, bytes, bytearray, memoryview, range, array.array, numpy.ndarray)
 
 
-def split(sequence, edges):
+@overload
+def split(sequence: tuple[T, ...], edges: _Edges) -> View[tuple[T, ...]]: ...
+@overload
+def split(sequence: _Piece, edges: _Edges) -> View[_Piece]: ...
+@overload
+def split(sequence: _Array, edges: _Edges) -> View[_Array]: ...  # type: ignore[overload-overlap]  # arrays are no Sequence
+@overload
+def split(sequence: View[T], edges: _Edges) -> View[View[T]]: ...
+@overload
+def split(sequence: Source[T], edges: _Edges) -> View[Sequence[T]]: ...
+def split(sequence: Source[Any], edges: _Edges) -> View[Any]:
     """Return a view of the pieces of a sequence.
 
     ``split(xs, [a, b])`` holds ``xs[:a]``, ``xs[a:b]`` and ``xs[b:]``. A piece is a slice: a view where the
@@ -176,7 +240,7 @@ def split(sequence, edges):
     return _core.Split(sequence, starts, stops, isinstance(sequence, SLICEABLE))
 
 
-def _pieces(edges, size):
+def _pieces(edges: Any, size: int) -> list[tuple[int | None, int | None]]:
     """The start and stop of each piece, as slices have them."""
     expected = "an int, a sequence of ints, or one of (start, stop) pairs"
     try:

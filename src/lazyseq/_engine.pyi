@@ -1,0 +1,33 @@
+"""What Python sees and uses of the prefetch."""
+
+from collections.abc import Callable
+from threading import Thread
+from types import TracebackType
+from typing import Final, Literal, Self, final
+
+from ._core import Derived
+from ._types import Source, T_co
+
+@final
+class Prefetch(Derived[T_co]):
+    def __init__(
+        self,
+        source: Source[T_co],
+        nworkers: int,
+        max_buffered: int,
+        start_hook: Callable[[int], object] | Callable[[], object] | None,
+        evaluation: Literal["wrap", "passthrough"],
+    ) -> None: ...
+    @property
+    def nworkers(self) -> int: ...
+    @property
+    def max_buffered(self) -> int: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    def close(self) -> None: ...
+    def dismiss(self) -> list[Thread]: ...
+    def forget_workers(self) -> None: ...
+
+max_workers: Final[int]
