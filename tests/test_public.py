@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_all_names_exist_and_are_sorted():
     assert sorted(lazyseq.__all__) == lazyseq.__all__
     assert {name for name in lazyseq.__all__ if not hasattr(lazyseq, name)} == set()
     public = {name for topic in TOPICS for name in importlib.import_module(f"lazyseq.{topic}").__all__}
-    assert public == set(lazyseq.__all__) - {"instrument"}
+    assert public == set(lazyseq.__all__) - {"View", "instrument"}
 
 
 @pytest.mark.parametrize("topic", [*TOPICS, "instrument"])
@@ -74,7 +75,7 @@ def test_every_function_has_a_section_with_a_diagram_and_an_example():
     for section in re.split(r"^### ", page, flags=re.MULTILINE)[1:]:
         title, _, text = section.partition("\n")
         sections.update(dict.fromkeys(title.split(", "), text))
-    public = {*lazyseq.__all__, *lazyseq.instrument.__all__} - {"instrument"}
+    public = {*lazyseq.__all__, *lazyseq.instrument.__all__} - {"View", "instrument"}
     assert public == set(sections)
     assert all("```\n" in text and "```python\n>>>" in text for text in sections.values())
 
@@ -102,7 +103,7 @@ ALLOWED = {
     "evaluation.py": {"_checks", "_engine", "_types", "errors"},
     "instrument.py": {"_checks", "_core", "_types"},
     "serialization.py": set(),
-    "__init__.py": {*TOPICS, "instrument"},
+    "__init__.py": {*TOPICS, "_core", "instrument"},
 }
 
 
@@ -131,3 +132,8 @@ def test_every_label_of_the_ring_has_its_two_sides():
 def test_no_atomic_access_has_an_implicit_order():
     text = (SOURCE / "_prefetch.c").read_text()
     assert re.findall(r"\batomic_\w+(?<!_explicit)(?<!atomic_init)\(", text) == []
+
+
+def test_views_can_be_named_in_annotations():
+    assert isinstance(lazyseq.smap(str, []), lazyseq.View)
+    assert str(lazyseq.View[int]).endswith("View[int]") and issubclass(lazyseq.View, Sequence)

@@ -3,6 +3,7 @@
 import logging
 
 from . import instrument
+from ._core import View
 from .buffering import add_cache
 from .errors import EvaluationError, seterr
 from .evaluation import prefetch
@@ -14,6 +15,7 @@ from .shape import batch, collate, concatenate, split, unbatch
 __all__ = [
     "EvaluationError",
     "SerializableFunc",
+    "View",
     "add_cache",
     "arange",
     "batch",

@@ -22,6 +22,7 @@ from operator import index as as_index
 from sys import _getframe
 from threading import RLock
 from time import perf_counter
+from types import GenericAlias
 from _thread import allocate_lock, get_ident
 
 import numpy
@@ -490,6 +491,10 @@ cdef class View:
 
     def __setstate__(self, Site site):
         self.site = site
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)  # for annotations: View[int]
 
     @property
     def stage(self):

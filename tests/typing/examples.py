@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 import lazyseq
-from lazyseq import instrument
-from lazyseq._core import Monitor, View
+from lazyseq import View, instrument
+from lazyseq._core import Monitor
 from lazyseq._engine import Prefetch
 
 Floats = npt.NDArray[np.float32]
