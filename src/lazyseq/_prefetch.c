@@ -17,8 +17,10 @@
  *   ring.frontier         reader E9, a copy of tail  workers: where a scan ends
  *   ring.hint             workers                    workers: where to look first
  *   ring.wanted           reader E8, a worker        workers E8
- *   ring.asleep           workers E9, the reader     reader E9
- *   worker.asleep         that worker, the reader    both
+ *   crew.rings .nrings    who makes a ring E11       workers E11
+ *   crew.asleep           workers E9, readers        readers E9
+ *   worker.asleep         that worker, readers       both
+ *   worker.turn           that worker                that worker
  *
  * Invariants: 0 <= tail - head <= capacity <= slots; frontier is tail after a flush; a slot outside [head, tail) is
  * OWNED; a worker in WRITING is the slot's only writer, since E3 and E6 are compare-and-swaps of one word and the
@@ -172,17 +174,28 @@ typedef struct {
 typedef struct {
     _Alignas(CACHE_LINE) parker parker;
     _Atomic uint32_t asleep; /* 1 between announcing the sleep and being woken, or waking by itself */
+    uint32_t turn;           /* the ring to look into first */
 } worker;
+
+struct lzs_crew {
+    /* Set once, before anybody else knows the crew. */
+    worker *workers;
+    void *memory, *workers_memory; /* what to free: both are aligned by hand */
+    uint32_t nworkers;
+    uint32_t nparkers; /* how many of the workers' parkers are initialised */
+    _Atomic int closed;
+    _Alignas(CACHE_LINE) _Atomic uint32_t asleep; /* how many workers have announced a sleep, or are about to */
+    _Alignas(CACHE_LINE) _Atomic uint32_t nrings; /* how many of the rings below there are */
+    lzs_ring *rings[LZS_MAX_RINGS];
+};
 
 struct lzs_ring {
     /* Set once, before anybody else knows the ring. */
+    lzs_crew *crew;
     uint64_t capacity;
     uint64_t mask; /* slots - 1 */
     slot *slots;
-    worker *workers;
-    void *memory, *slots_memory, *workers_memory; /* what to free: all three are aligned by hand */
-    uint32_t nworkers;
-    uint32_t nparkers; /* how many of the workers' parkers are initialised */
+    void *memory, *slots_memory; /* what to free */
     /* The reader's own. */
     _Alignas(CACHE_LINE) uint64_t head;
     uint64_t tail;
@@ -191,10 +204,8 @@ struct lzs_ring {
     _Alignas(CACHE_LINE) _Atomic uint64_t frontier;
     _Atomic uint64_t first;
     _Atomic uint64_t wanted; /* (position << 1 | 1) that the reader sleeps for, 0: none */
-    _Atomic int closed;
     /* The workers'. */
     _Alignas(CACHE_LINE) _Atomic uint64_t hint;
-    _Atomic uint32_t asleep; /* how many workers have announced a sleep */
 };
 
 static uint64_t word_of(uint64_t generation, uint32_t owner, unsigned state)
@@ -224,13 +235,58 @@ static void *allocate(uint64_t n, size_t size, void **memory)
     return *memory == NULL ? NULL : (void *)(((uintptr_t)*memory + CACHE_LINE - 1) & ~(uintptr_t)(CACHE_LINE - 1));
 }
 
-lzs_ring *lzs_ring_new(uint32_t nworkers, uint64_t capacity, uint64_t first)
+lzs_crew *lzs_crew_new(uint32_t nworkers)
 {
+    void *memory;
+    lzs_crew *crew;
+
+    if (nworkers < 1 || nworkers > LZS_MAX_WORKERS)
+        return NULL;
+    crew = allocate(1, sizeof *crew, &memory);
+    if (crew == NULL)
+        return NULL;
+    crew->memory = memory;
+    crew->nworkers = nworkers;
+    crew->workers = allocate(nworkers, sizeof *crew->workers, &crew->workers_memory);
+    if (crew->workers == NULL) {
+        lzs_crew_free(crew);
+        return NULL;
+    }
+    for (; crew->nparkers < nworkers; crew->nparkers++) {
+        if (parker_init(&crew->workers[crew->nparkers].parker)) {
+            lzs_crew_free(crew);
+            return NULL;
+        }
+    }
+    return crew;
+}
+
+static void free_ring(lzs_ring *ring)
+{
+    parker_fini(&ring->reader);
+    free(ring->slots_memory);
+    free(ring->memory);
+}
+
+void lzs_crew_free(lzs_crew *crew)
+{
+    for (uint32_t k = 0; k < atomic_load_explicit(&crew->nrings, memory_order_relaxed); k++)
+        free_ring(crew->rings[k]);
+    for (uint32_t i = 0; i < crew->nparkers; i++)
+        parker_fini(&crew->workers[i].parker);
+    free(crew->workers_memory);
+    free(crew->memory);
+}
+
+lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
+{
+    /* Relaxed: only this function writes it, by one thread at a time. */
+    uint32_t k = atomic_load_explicit(&crew->nrings, memory_order_relaxed);
     uint64_t slots = 1;
     void *memory;
     lzs_ring *ring;
 
-    if (nworkers < 1 || nworkers > LZS_MAX_WORKERS || capacity < 1 || capacity > UINT64_MAX / 2)
+    if (capacity < 1 || capacity > UINT64_MAX / 2 || k == LZS_MAX_RINGS)
         return NULL;
     ring = allocate(1, sizeof *ring, &memory);
     if (ring == NULL)
@@ -242,20 +298,13 @@ lzs_ring *lzs_ring_new(uint32_t nworkers, uint64_t capacity, uint64_t first)
     }
     while (slots < capacity)
         slots *= 2;
+    ring->crew = crew;
     ring->capacity = capacity;
     ring->mask = slots - 1;
-    ring->nworkers = nworkers;
     ring->slots = allocate(slots, sizeof *ring->slots, &ring->slots_memory);
-    ring->workers = allocate(nworkers, sizeof *ring->workers, &ring->workers_memory);
-    if (ring->slots == NULL || ring->workers == NULL) {
-        lzs_ring_free(ring);
+    if (ring->slots == NULL) {
+        free_ring(ring);
         return NULL;
-    }
-    for (; ring->nparkers < nworkers; ring->nparkers++) {
-        if (parker_init(&ring->workers[ring->nparkers].parker)) {
-            lzs_ring_free(ring);
-            return NULL;
-        }
     }
     ring->head = ring->tail = first;
     atomic_init(&ring->frontier, first);
@@ -264,17 +313,16 @@ lzs_ring *lzs_ring_new(uint32_t nworkers, uint64_t capacity, uint64_t first)
     if (first != 0)
         for (uint64_t i = 0; i < slots; i++)
             ring->slots[i].generation = first;
+    crew->rings[k] = ring;
+    /* E11 release -> E11 acquire: the ring is complete. Seq_cst for E9: a worker that has announced its sleep and does
+     * not see the ring is seen by the flush that first shows work in it. */
+    atomic_store_explicit(&crew->nrings, k + 1, memory_order_seq_cst);
     return ring;
 }
 
-void lzs_ring_free(lzs_ring *ring)
+lzs_ring *lzs_crew_ring(const lzs_crew *crew, uint32_t k)
 {
-    for (uint32_t i = 0; i < ring->nparkers; i++)
-        parker_fini(&ring->workers[i].parker);
-    parker_fini(&ring->reader);
-    free(ring->workers_memory);
-    free(ring->slots_memory);
-    free(ring->memory);
+    return k < atomic_load_explicit(&crew->nrings, memory_order_acquire) ? crew->rings[k] : NULL; /* E11 */
 }
 
 /* ---- The reader's side ------------------------------------------------------------------------------------------ */
@@ -297,15 +345,15 @@ lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
 }
 
 /* Wake at most n workers that sleep, those of low number first: a few warm ones are better than many cold. */
-static void wake_workers(lzs_ring *ring, uint64_t n)
+static void wake_workers(lzs_crew *crew, uint64_t n)
 {
-    for (uint32_t i = 0; i < ring->nworkers && n > 0; i++) {
-        worker *w = &ring->workers[i];
+    for (uint32_t i = 0; i < crew->nworkers && n > 0; i++) {
+        worker *w = &crew->workers[i];
         /* E9 seq_cst: an announcement that is not seen here comes before a look that sees the frontier. Taking it is
          * relaxed: it only counts that one of us does. */
         if (atomic_load_explicit(&w->asleep, memory_order_seq_cst) &&
             atomic_exchange_explicit(&w->asleep, 0, memory_order_relaxed)) {
-            atomic_fetch_sub_explicit(&ring->asleep, 1, memory_order_relaxed);
+            atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
             unpark(&w->parker);
             n--;
         }
@@ -322,8 +370,8 @@ void lzs_ring_flush(lzs_ring *ring)
     atomic_store_explicit(&ring->first, ring->head, memory_order_relaxed);
     /* E9 seq_cst: work is shown, then sleepers are looked for; a worker announces its sleep, then looks for work. */
     atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
-    if (atomic_load_explicit(&ring->asleep, memory_order_seq_cst) > 0)
-        wake_workers(ring, added);
+    if (atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) > 0)
+        wake_workers(ring->crew, added);
 }
 
 lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run)
@@ -401,7 +449,7 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     /* E8 seq_cst: the wish is shown, then the word is read; a worker stores DONE, then reads the wish. */
     atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);
     state = state_of(atomic_load_explicit(&s->word, memory_order_seq_cst));
-    if (state != DONE && !lzs_ring_closed(ring)) {
+    if (state != DONE && !lzs_crew_closed(ring->crew)) {
         park(&ring->reader, timeout_ms);
         /* E5 acquire <- E4. */
         state = state_of(atomic_load_explicit(&s->word, memory_order_acquire));
@@ -410,7 +458,17 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     atomic_store_explicit(&ring->wanted, 0, memory_order_relaxed);
     if (state == DONE)
         return LZS_OK;
-    return lzs_ring_closed(ring) ? LZS_CLOSED : LZS_TIMEOUT;
+    return lzs_crew_closed(ring->crew) ? LZS_CLOSED : LZS_TIMEOUT;
+}
+
+void lzs_ring_park(lzs_ring *ring, int timeout_ms)
+{
+    park(&ring->reader, timeout_ms);
+}
+
+void lzs_ring_unpark(lzs_ring *ring)
+{
+    unpark(&ring->reader);
 }
 
 /* ---- The workers' side ------------------------------------------------------------------------------------------ */
@@ -443,6 +501,7 @@ static int scan(lzs_ring *ring, uint64_t from, uint64_t frontier, uint32_t w, lz
         claim->position = atomic_load_explicit(&s->position, memory_order_acquire);
         if (atomic_load_explicit(&s->word, memory_order_relaxed) != claimed)
             continue; /* cancelled already */
+        claim->ring = ring;
         claim->word = claimed;
         atomic_store_explicit(&ring->hint, from + 1, memory_order_relaxed);
         return 1;
@@ -450,55 +509,70 @@ static int scan(lzs_ring *ring, uint64_t from, uint64_t frontier, uint32_t w, lz
     return 0;
 }
 
-lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t w, lzs_claim *claim)
+/* Claim a run of this ring. */
+static int claim_from(lzs_ring *ring, uint32_t w, lzs_claim *claim)
 {
-    uint64_t hint, frontier;
-
-    if (lzs_ring_closed(ring))
-        return LZS_CLOSED;
     /* Relaxed: wherever the hint points, the second scan looks at everything. */
-    hint = atomic_load_explicit(&ring->hint, memory_order_relaxed);
+    uint64_t hint = atomic_load_explicit(&ring->hint, memory_order_relaxed);
     /* E9 seq_cst: after a sleep was announced, this look for work comes second. */
-    frontier = atomic_load_explicit(&ring->frontier, memory_order_seq_cst);
-    if (!scan(ring, hint, frontier, w, claim) &&
-        /* Relaxed: what lies before any head that was ever shown has been taken back, so older is only longer. */
-        !scan(ring, atomic_load_explicit(&ring->first, memory_order_relaxed), frontier, w, claim))
-        return LZS_EMPTY;
-    return LZS_OK;
+    uint64_t frontier = atomic_load_explicit(&ring->frontier, memory_order_seq_cst);
+
+    return scan(ring, hint, frontier, w, claim) ||
+           /* Relaxed: what lies before any head that was ever shown has been taken back, so older is only longer. */
+           scan(ring, atomic_load_explicit(&ring->first, memory_order_relaxed), frontier, w, claim);
 }
 
-lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t w, lzs_claim *claim)
+lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 {
-    worker *me = &ring->workers[w];
+    worker *me = &crew->workers[w];
+    uint32_t nrings;
+
+    if (lzs_crew_closed(crew))
+        return LZS_CLOSED;
+    /* E11 acquire <- E11; seq_cst for E9, as there. */
+    nrings = atomic_load_explicit(&crew->nrings, memory_order_seq_cst);
+    for (uint32_t k = 0; k < nrings; k++) {
+        /* In turn, so that a ring with much work does not keep the others from theirs. */
+        me->turn = me->turn + 1 < nrings ? me->turn + 1 : 0;
+        if (claim_from(crew->rings[me->turn], w, claim))
+            return LZS_OK;
+    }
+    return LZS_EMPTY;
+}
+
+lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
+{
+    worker *me = &crew->workers[w];
     lzs_status status;
 
-    while ((status = lzs_ring_claim(ring, w, claim)) == LZS_EMPTY) {
+    while ((status = lzs_crew_claim(crew, w, claim)) == LZS_EMPTY) {
         /* E9 seq_cst: the sleep is announced, then work is looked for once more. It is counted first and announced
          * second, so that the count never hides an announcement from a reader that looks at it alone. */
-        atomic_fetch_add_explicit(&ring->asleep, 1, memory_order_seq_cst);
+        atomic_fetch_add_explicit(&crew->asleep, 1, memory_order_seq_cst);
         atomic_store_explicit(&me->asleep, 1, memory_order_seq_cst);
-        status = lzs_ring_claim(ring, w, claim);
+        status = lzs_crew_claim(crew, w, claim);
         if (status == LZS_EMPTY)
             park(&me->parker, -1);
         /* Relaxed: whoever takes the announcement back, reader or worker, counts it off, once. */
         if (atomic_exchange_explicit(&me->asleep, 0, memory_order_relaxed))
-            atomic_fetch_sub_explicit(&ring->asleep, 1, memory_order_relaxed);
+            atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
         else if (status == LZS_OK)
-            wake_workers(ring, 1); /* we were awake already, and what we were woken for may not be what we found */
+            wake_workers(crew, 1); /* we were awake already, and what we were woken for may not be what we found */
         if (status != LZS_EMPTY)
             break;
     }
     return status;
 }
 
-int lzs_ring_wanted(const lzs_ring *ring, const lzs_claim *claim)
+int lzs_ring_wanted(const lzs_claim *claim)
 {
     /* Relaxed: nothing hangs on the answer. */
-    return atomic_load_explicit(&ring->wanted, memory_order_relaxed) == wish_for(claim->position);
+    return atomic_load_explicit(&claim->ring->wanted, memory_order_relaxed) == wish_for(claim->position);
 }
 
-lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result)
+lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result)
 {
+    lzs_ring *ring = claim->ring;
     slot *s = slot_at(ring, claim->position);
     uint64_t word = claim->word, wish = wish_for(claim->position);
 
@@ -518,16 +592,17 @@ lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result
 
 /* ---- The end ---------------------------------------------------------------------------------------------------- */
 
-void lzs_ring_close(lzs_ring *ring)
+void lzs_crew_close(lzs_crew *crew)
 {
-    /* E10 release -> E10 acquire; a notification is never lost, so nobody sleeps through it. */
-    atomic_store_explicit(&ring->closed, 1, memory_order_release);
-    for (uint32_t i = 0; i < ring->nworkers; i++)
-        unpark(&ring->workers[i].parker);
-    unpark(&ring->reader);
+    /* E10 seq_cst: a notification is never lost, and a ring that is made too late to be woken here sees the close. */
+    atomic_store_explicit(&crew->closed, 1, memory_order_seq_cst);
+    for (uint32_t i = 0; i < crew->nworkers; i++)
+        unpark(&crew->workers[i].parker);
+    for (uint32_t k = 0, n = atomic_load_explicit(&crew->nrings, memory_order_seq_cst); k < n; k++)
+        unpark(&crew->rings[k]->reader);
 }
 
-int lzs_ring_closed(const lzs_ring *ring)
+int lzs_crew_closed(const lzs_crew *crew)
 {
-    return atomic_load_explicit(&ring->closed, memory_order_acquire); /* E10 */
+    return atomic_load_explicit(&crew->closed, memory_order_seq_cst); /* E10 */
 }

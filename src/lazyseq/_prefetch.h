@@ -1,14 +1,14 @@
-/* The ring between one reader and its workers.
+/* A crew of workers, and the rings through which readers give them work.
  *
- * The reader publishes runs of indices in the order in which it will want them; workers claim runs in any
+ * The reader of a ring publishes runs of indices in the order in which it will want them; workers claim runs in any
  * order, and deliver one result for each; the reader takes the results back in the order of publication.
  * A result is an opaque pointer: the ring never looks at what it points to, and whoever holds it owns it.
  *
  * Who may call what:
- *   reader    publish, flush, head, take, drop, wait.   One thread at a time; the caller serialises readers.
- *   worker w  claim, claim_wait, wanted, deliver.               One thread for each w, 0 <= w < nworkers.
- *   anyone    close, closed.
- * new and free belong to whoever owns the ring; free only once nobody else can reach it.
+ *   a ring's reader   publish, flush, head, take, drop, wait, park.   One thread at a time for each ring.
+ *   worker w          claim, claim_wait, wanted, deliver.             One thread for each w, 0 <= w < nworkers.
+ *   anyone            unpark, close, closed.
+ * Rings are made by one thread at a time, and live as long as their crew, which is freed once nobody else can reach it.
  */
 #ifndef LAZYSEQ_PREFETCH_H
 #define LAZYSEQ_PREFETCH_H
@@ -17,6 +17,9 @@
 
 #define LZS_MAX_WORKERS 4095 /* the owner field of a slot's word has 12 bits, and 0 means nobody */
 
+#define LZS_MAX_RINGS 1024
+
+typedef struct lzs_crew lzs_crew;
 typedef struct lzs_ring lzs_ring;
 
 typedef enum {
@@ -37,17 +40,24 @@ typedef struct {
 
 /* What a worker holds from claim to deliver. */
 typedef struct {
+    lzs_ring *ring;
     lzs_run run;
     uint64_t position;
     uint64_t word; /* the slot's word as this claim wrote it */
 } lzs_claim;
 
-/* A ring of at least `capacity` slots, or NULL when there is no memory for it. Positions count from `first`,
- * and generations start so that they wrap as soon: 0, except in tests of the wrap-around. */
-lzs_ring *lzs_ring_new(uint32_t nworkers, uint64_t capacity, uint64_t first);
+/* A crew without a ring, or NULL when there is no memory for it. */
+lzs_crew *lzs_crew_new(uint32_t nworkers);
 
-/* Results that were delivered and not taken are lost: drop them first. */
-void lzs_ring_free(lzs_ring *ring);
+/* Frees its rings too. Results that were delivered and not taken are lost: drop them first. */
+void lzs_crew_free(lzs_crew *crew);
+
+/* One more ring, of at least `capacity` slots, or NULL when there is no memory for it or the crew has LZS_MAX_RINGS.
+ * Positions count from `first`, and generations start so that they wrap as soon: 0, except in tests of the wrap-around. */
+lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first);
+
+/* The crew's ring number k, in the order in which they were made, or NULL. */
+lzs_ring *lzs_crew_ring(const lzs_crew *crew, uint32_t k);
 
 /* Add a run behind the last one. LZS_OK or LZS_FULL. Workers need not see it before the next flush. */
 lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run);
@@ -70,22 +80,27 @@ lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
  * or LZS_EMPTY. The caller has flushed. */
 lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms);
 
-/* Claim the first run that nobody has. LZS_OK, LZS_EMPTY or LZS_CLOSED. */
-lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t worker, lzs_claim *claim);
+/* Sleep until unparked or for timeout_ms; may return for no reason. For a reader that waits for something else than the
+ * run at the head: whoever brings it calls unpark. A call that comes before the sleep is kept. */
+void lzs_ring_park(lzs_ring *ring, int timeout_ms);
+void lzs_ring_unpark(lzs_ring *ring);
+
+/* Claim the first run of a ring that nobody has, from the rings in turn. LZS_OK, LZS_EMPTY or LZS_CLOSED. */
+lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t worker, lzs_claim *claim);
 
 /* The same, sleeping until there is one. LZS_OK or LZS_CLOSED. */
-lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t worker, lzs_claim *claim);
+lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t worker, lzs_claim *claim);
 
 /* Whether the reader sleeps for this very run, so that delivering it will wake the reader: a hint. */
-int lzs_ring_wanted(const lzs_ring *ring, const lzs_claim *claim);
+int lzs_ring_wanted(const lzs_claim *claim);
 
 /* Hand over the result of a claim. LZS_OK, or LZS_CANCELLED: the result is still the caller's. */
-lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result);
+lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result);
 
 /* No claim succeeds from now on, and everyone who waits is woken. Idempotent. */
-void lzs_ring_close(lzs_ring *ring);
+void lzs_crew_close(lzs_crew *crew);
 
 /* Whether close was called. */
-int lzs_ring_closed(const lzs_ring *ring);
+int lzs_crew_closed(const lzs_crew *crew);
 
 #endif

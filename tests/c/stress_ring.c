@@ -32,12 +32,11 @@ typedef struct {
 
 /* Neither the ring nor anything that a thread of a round sees outlives the round. */
 typedef struct {
+    lzs_crew *crew;
     lzs_ring *ring;
     const manner *manner;
     uint32_t nworkers;
     long capacity;
-    /* Claims that were neither cancelled nor taken back yet: evaluations under way and results that wait. */
-    atomic_long started;
 } arena;
 
 typedef struct {
@@ -51,7 +50,8 @@ typedef struct {
     uint64_t seal;
 } result;
 
-static atomic_long alive;              /* results that exist */
+static atomic_long alive;   /* results that exist */
+static atomic_long started; /* claims neither cancelled nor taken back yet: evaluations under way, results that wait */
 static atomic_uchar claims[MAX_RUNS]; /* how often each run of this round was claimed */
 static atomic_long sink;
 static uint64_t seed = 1;
@@ -133,23 +133,23 @@ static void *work(void *argument)
         result *r;
         status = LZS_EMPTY;
         for (uint64_t n = tries(&w->random, a->manner); n > 0 && status == LZS_EMPTY; n--)
-            status = lzs_ring_claim(a->ring, w->number, &c);
+            status = lzs_crew_claim(a->crew, w->number, &c);
         if (status == LZS_EMPTY)
-            status = lzs_ring_claim_wait(a->ring, w->number, &c);
+            status = lzs_crew_claim_wait(a->crew, w->number, &c);
         if (status == LZS_CLOSED)
             return NULL;
         CHECK(status == LZS_OK);
-        CHECK(atomic_fetch_add_explicit(&a->started, 1, memory_order_relaxed) < most);
+        CHECK(atomic_fetch_add_explicit(&started, 1, memory_order_relaxed) < most);
         CHECK(atomic_fetch_add_explicit(&claims[c.run.index & (MAX_RUNS - 1)], 1, memory_order_relaxed) == 0);
         if (one_in(&w->random, a->manner->delay_one_in))
             delay(&w->random);
         r = make(c.run);
-        (void)lzs_ring_wanted(a->ring, &c);
-        status = lzs_ring_deliver(a->ring, &c, r);
+        (void)lzs_ring_wanted(&c);
+        status = lzs_ring_deliver(&c, r);
         if (status != LZS_OK) {
             CHECK(status == LZS_CANCELLED);
             release(r, c.run);
-            atomic_fetch_sub_explicit(&a->started, 1, memory_order_relaxed);
+            atomic_fetch_sub_explicit(&started, 1, memory_order_relaxed);
         }
     }
 }
@@ -182,7 +182,7 @@ static void drop(arena *a, window *w)
     CHECK(lzs_ring_drop(a->ring, &r) == LZS_OK);
     if (r != NULL) {
         release(r, *remembered(w, w->head));
-        atomic_fetch_sub_explicit(&a->started, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&started, 1, memory_order_relaxed);
     }
     w->head++;
 }
@@ -232,14 +232,14 @@ static int read_one(arena *a, window *w, uint64_t *random)
         CHECK(status == LZS_OK || status == LZS_TIMEOUT);
     }
     release(r, expected);
-    atomic_fetch_sub_explicit(&a->started, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&started, 1, memory_order_relaxed);
     w->head++;
     return 1;
 }
 
 static void *close_it(void *argument)
 {
-    lzs_ring_close(argument);
+    lzs_crew_close(argument);
     return NULL;
 }
 
@@ -255,7 +255,9 @@ static void round_of(const manner *m, uint32_t nworkers, long capacity, long ite
     int closing = 0;
     int64_t place = 0;
 
-    a.ring = lzs_ring_new(nworkers, (uint64_t)capacity, firsts[draw(random) % 3]);
+    a.crew = lzs_crew_new(nworkers);
+    CHECK(a.crew != NULL);
+    a.ring = lzs_ring_new(a.crew, (uint64_t)capacity, firsts[draw(random) % 3]);
     CHECK(a.ring != NULL);
     w.head = w.tail = 0;
     start(&a, workers, threads);
@@ -270,7 +272,7 @@ static void round_of(const manner *m, uint32_t nworkers, long capacity, long ite
         if (one_in(random, m->delay_one_in))
             delay(random);
         if (!closing && one_in(random, m->close_one_in)) {
-            CHECK(pthread_create(&closer, NULL, close_it, a.ring) == 0);
+            CHECK(pthread_create(&closer, NULL, close_it, a.crew) == 0);
             closing = 1;
         }
         if (!read_one(&a, &w, random))
@@ -280,7 +282,7 @@ static void round_of(const manner *m, uint32_t nworkers, long capacity, long ite
     if (one_in(random, 2))
         while (w.head != w.tail)
             drop(&a, &w);
-    lzs_ring_close(a.ring);
+    lzs_crew_close(a.crew);
     if (one_in(random, 2))
         while (w.head != w.tail)
             drop(&a, &w);
@@ -291,9 +293,9 @@ static void round_of(const manner *m, uint32_t nworkers, long capacity, long ite
     while (w.head != w.tail)
         drop(&a, &w);
     CHECK(lzs_ring_drop(a.ring, &(void *){NULL}) == LZS_EMPTY);
-    CHECK(atomic_load(&a.started) == 0);
+    CHECK(atomic_load(&started) == 0);
     CHECK(atomic_load(&alive) == 0);
-    lzs_ring_free(a.ring);
+    lzs_crew_free(a.crew);
     for (uint64_t i = 0; i < w.tail; i++)
         atomic_store_explicit(&claims[i], 0, memory_order_relaxed);
 }
@@ -310,22 +312,85 @@ static void *wait_for_the_head(void *argument)
     return NULL;
 }
 
+/* A reader beside others, with a ring of its own. */
+typedef struct {
+    arena arena;
+    window window;
+    uint64_t random;
+    long items;
+} companion;
+
+static void *read_beside_others(void *argument)
+{
+    companion *me = argument;
+    for (long i = 0; i < me->items; i++) {
+        fill(&me->arena, &me->window, 0, &me->random);
+        if (one_in(&me->random, 8))
+            drop(&me->arena, &me->window);
+        else
+            CHECK(read_one(&me->arena, &me->window, &me->random));
+    }
+    while (me->window.head != me->window.tail)
+        drop(&me->arena, &me->window);
+    return NULL;
+}
+
+/* Several readers share the workers; some rings are made while these work. */
+static void several_readers(int rounds, long items, uint64_t *random)
+{
+    enum { READERS = 4 };
+    const manner busy = {.name = "busy", .jump_one_in = 8, .delay_one_in = 8, .greedy = 1};
+    static companion readers[READERS];
+
+    for (int i = 0; i < rounds; i++) {
+        uint32_t nworkers = 1u << i % 3;
+        arena a = {.crew = lzs_crew_new(nworkers), .manner = &busy, .nworkers = nworkers, .capacity = 16 * READERS};
+        worker workers[MAX_WORKERS];
+        pthread_t threads[MAX_WORKERS], reading[READERS];
+
+        CHECK(a.crew != NULL);
+        start(&a, workers, threads);
+        for (unsigned k = 0; k < READERS; k++) {
+            companion *r = &readers[k];
+            r->arena = a;
+            r->arena.capacity = 1 + (long)(draw(random) >> 20) % 16;
+            r->arena.ring = lzs_ring_new(a.crew, (uint64_t)r->arena.capacity, k % 2 ? UINT64_MAX - 9 : 0);
+            CHECK(r->arena.ring != NULL);
+            r->window.head = r->window.tail = (uint64_t)k * (MAX_RUNS / READERS); /* runs of its own */
+            r->random = generator(draw(random));
+            r->items = items;
+            CHECK(pthread_create(&reading[k], NULL, read_beside_others, r) == 0);
+        }
+        for (unsigned k = 0; k < READERS; k++)
+            CHECK(pthread_join(reading[k], NULL) == 0);
+        lzs_crew_close(a.crew);
+        for (uint32_t k = 0; k < nworkers; k++)
+            CHECK(pthread_join(threads[k], NULL) == 0);
+        CHECK(atomic_load(&started) == 0 && atomic_load(&alive) == 0);
+        lzs_crew_free(a.crew);
+        for (unsigned k = 0; k < MAX_RUNS; k++)
+            atomic_store_explicit(&claims[k], 0, memory_order_relaxed);
+    }
+}
+
 /* Workers have nothing to do, and the reader waits for a run that nobody will finish. */
 static void close_while_all_sleep(int rounds, uint64_t *random)
 {
     const manner idle = {.name = "idle"};
 
     for (int i = 0; i < rounds; i++) {
-        arena a = {.ring = lzs_ring_new(MAX_WORKERS, 4, 0), .manner = &idle, .nworkers = MAX_WORKERS, .capacity = 4};
+        arena a = {.crew = lzs_crew_new(MAX_WORKERS), .manner = &idle, .nworkers = MAX_WORKERS, .capacity = 4};
         worker workers[MAX_WORKERS];
         pthread_t threads[MAX_WORKERS], reader;
         lzs_claim stuck;
         void *r;
 
+        CHECK(a.crew != NULL);
+        a.ring = lzs_ring_new(a.crew, 4, 0);
         CHECK(a.ring != NULL);
         CHECK(lzs_ring_publish(a.ring, (lzs_run){1, 1}) == LZS_OK);
         lzs_ring_flush(a.ring);
-        CHECK(lzs_ring_claim(a.ring, 0, &stuck) == LZS_OK);
+        CHECK(lzs_crew_claim(a.crew, 0, &stuck) == LZS_OK);
         start(&a, workers, threads);
         CHECK(pthread_create(&reader, NULL, wait_for_the_head, a.ring) == 0);
         /* Sometimes all do sleep by then; sometimes they are about to. */
@@ -333,13 +398,13 @@ static void close_while_all_sleep(int rounds, uint64_t *random)
             nanosleep(&(struct timespec){0, 1000000}, NULL);
         else
             delay(random);
-        lzs_ring_close(a.ring);
+        lzs_crew_close(a.crew);
         CHECK(pthread_join(reader, NULL) == 0);
         for (uint32_t k = 0; k < MAX_WORKERS; k++)
             CHECK(pthread_join(threads[k], NULL) == 0);
         CHECK(lzs_ring_drop(a.ring, &r) == LZS_OK && r == NULL);
-        CHECK(lzs_ring_deliver(a.ring, &stuck, &r) == LZS_CANCELLED);
-        lzs_ring_free(a.ring);
+        CHECK(lzs_ring_deliver(&stuck, &r) == LZS_CANCELLED);
+        lzs_crew_free(a.crew);
     }
 }
 
@@ -379,6 +444,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < 200; i++)
         round_of(&ending, 1u << i % 3, capacities[i % 5], 100, &random);
     OK("close_at_any_moment");
+    several_readers(10, items, &random);
+    OK("several_readers");
     close_while_all_sleep(200, &random);
     OK("close_while_all_sleep");
     REPORT();

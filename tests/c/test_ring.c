@@ -48,17 +48,23 @@ static void release(int64_t *result, int64_t expected)
     alive--;
 }
 
+static lzs_crew *crew; /* of the ring that new_ring made last */
+
 static lzs_ring *new_ring(uint32_t nworkers, uint64_t capacity, uint64_t first)
 {
-    lzs_ring *ring = lzs_ring_new(nworkers, capacity, first);
-    CHECK(ring != NULL);
+    lzs_ring *ring;
+    crew = lzs_crew_new(nworkers);
+    CHECK(crew != NULL);
+    ring = lzs_ring_new(crew, capacity, first);
+    CHECK(ring != NULL && lzs_crew_ring(crew, 0) == ring);
     CHECK(alive == 0);
     return ring;
 }
 
 static void free_ring(lzs_ring *ring)
 {
-    lzs_ring_free(ring);
+    CHECK(lzs_crew_ring(crew, 0) == ring);
+    lzs_crew_free(crew);
     CHECK(alive == 0);
 }
 
@@ -71,21 +77,21 @@ static void publish(lzs_ring *ring, int64_t index)
 static lzs_claim claim(lzs_ring *ring, uint32_t worker, int64_t expected)
 {
     lzs_claim c;
-    CHECK(lzs_ring_claim(ring, worker, &c) == LZS_OK);
-    CHECK(c.run.index == expected && c.run.count == 1);
+    CHECK(lzs_crew_claim(crew, worker, &c) == LZS_OK);
+    CHECK(c.ring == ring && c.run.index == expected && c.run.count == 1);
     return c;
 }
 
 static void deliver(lzs_ring *ring, const lzs_claim *c)
 {
-    CHECK(lzs_ring_deliver(ring, c, make(c->run.index)) == LZS_OK);
+    CHECK(c->ring == ring && lzs_ring_deliver(c, make(c->run.index)) == LZS_OK);
 }
 
 /* Deliver what is no longer wanted: the result stays with the caller. */
 static void deliver_in_vain(lzs_ring *ring, const lzs_claim *c)
 {
     int64_t *result = make(c->run.index);
-    CHECK(lzs_ring_deliver(ring, c, result) == LZS_CANCELLED);
+    CHECK(c->ring == ring && lzs_ring_deliver(c, result) == LZS_CANCELLED);
     release(result, c->run.index);
 }
 
@@ -149,17 +155,26 @@ static uint64_t draw(uint64_t *state)
 
 static void bad_arguments_give_null(void)
 {
-    CHECK(lzs_ring_new(0, 1, 0) == NULL);
-    CHECK(lzs_ring_new(LZS_MAX_WORKERS + 1, 1, 0) == NULL);
-    CHECK(lzs_ring_new(UINT32_MAX, 1, 0) == NULL);
-    CHECK(lzs_ring_new(1, 0, 0) == NULL);
+    lzs_crew *small = lzs_crew_new(1);
+    CHECK(small != NULL && lzs_crew_ring(small, 0) == NULL);
+    CHECK(lzs_crew_new(0) == NULL);
+    CHECK(lzs_crew_new(LZS_MAX_WORKERS + 1) == NULL);
+    CHECK(lzs_crew_new(UINT32_MAX) == NULL);
+    CHECK(lzs_ring_new(small, 0, 0) == NULL);
     /* The next power of two, or the size in bytes, would overflow; the last is only more than there is. */
-    CHECK(lzs_ring_new(1, UINT64_MAX, 0) == NULL);
-    CHECK(lzs_ring_new(1, UINT64_MAX / 2 + 2, 0) == NULL);
-    CHECK(lzs_ring_new(1, UINT64_MAX / 2, 0) == NULL);
-    CHECK(lzs_ring_new(1, UINT64_MAX / 4, 0) == NULL);
-    CHECK(lzs_ring_new(1, UINT64_C(1) << 58, 0) == NULL);
-    CHECK(lzs_ring_new(1, UINT64_C(1) << 56, 0) == NULL);
+    CHECK(lzs_ring_new(small, UINT64_MAX, 0) == NULL);
+    CHECK(lzs_ring_new(small, UINT64_MAX / 2 + 2, 0) == NULL);
+    CHECK(lzs_ring_new(small, UINT64_MAX / 2, 0) == NULL);
+    CHECK(lzs_ring_new(small, UINT64_MAX / 4, 0) == NULL);
+    CHECK(lzs_ring_new(small, UINT64_C(1) << 58, 0) == NULL);
+    CHECK(lzs_ring_new(small, UINT64_C(1) << 56, 0) == NULL);
+    CHECK(lzs_crew_ring(small, 0) == NULL);
+    for (uint32_t k = 0; k < LZS_MAX_RINGS; k++) {
+        lzs_ring *ring = lzs_ring_new(small, 1, 0);
+        CHECK(ring != NULL && lzs_crew_ring(small, k) == ring && lzs_crew_ring(small, k + 1) == NULL);
+    }
+    CHECK(lzs_ring_new(small, 1, 0) == NULL);
+    lzs_crew_free(small);
 }
 
 /* ---- The reader's and the workers' functions -------------------------------------------------------------------- */
@@ -191,7 +206,7 @@ static void an_empty_ring_says_so(uint64_t first)
         CHECK(lzs_ring_take(ring, &result) == LZS_EMPTY);
         CHECK(lzs_ring_drop(ring, &result) == LZS_EMPTY && result == NULL);
         CHECK(lzs_ring_wait(ring, -1) == LZS_EMPTY);
-        CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+        CHECK(lzs_crew_claim(crew, 0, &c) == LZS_EMPTY);
         publish(ring, round);
         c = claim(ring, 0, round);
         deliver(ring, &c);
@@ -237,7 +252,7 @@ static void runs_keep_their_shape(uint64_t first)
     lzs_ring_flush(ring);
     for (int i = 0; i < 4; i++) {
         head_is(ring, runs[i].index, runs[i].count);
-        CHECK(lzs_ring_claim(ring, 0, &c) == LZS_OK);
+        CHECK(lzs_crew_claim(crew, 0, &c) == LZS_OK);
         CHECK(c.run.index == runs[i].index && c.run.count == runs[i].count);
         deliver(ring, &c);
         take(ring, runs[i].index);
@@ -252,11 +267,11 @@ static void flush_shows_what_is_published(uint64_t first)
 
     CHECK(lzs_ring_publish(ring, (lzs_run){1, 1}) == LZS_OK);
     CHECK(lzs_ring_publish(ring, (lzs_run){2, 1}) == LZS_OK);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY); /* not promised, but so it is in slots never used */
+    CHECK(lzs_crew_claim(crew, 0, &c) == LZS_EMPTY); /* not promised, but so it is in slots never used */
     lzs_ring_flush(ring);
     claim(ring, 0, 1);
     claim(ring, 0, 2);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+    CHECK(lzs_crew_claim(crew, 0, &c) == LZS_EMPTY);
     drop_unfinished(ring);
     drop_unfinished(ring);
     free_ring(ring);
@@ -271,13 +286,13 @@ static void claim_gives_the_first_run_to_one_worker(uint64_t first)
         publish(ring, i);
     claim(ring, 2, 0);
     claim(ring, 0, 1);
-    CHECK(lzs_ring_claim_wait(ring, 1, &c) == LZS_OK && c.run.index == 2);
+    CHECK(lzs_crew_claim_wait(crew, 1, &c) == LZS_OK && c.run.index == 2);
     claim(ring, 1, 3);
     drop_unfinished(ring);
     publish(ring, 5);
     claim(ring, 0, 4);
     claim(ring, 0, 5);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
+    CHECK(lzs_crew_claim(crew, 0, &c) == LZS_EMPTY);
     free_ring(ring);
 }
 
@@ -354,7 +369,7 @@ static void a_null_result_is_a_result(uint64_t first)
 
     publish(ring, 1);
     c = claim(ring, 0, 1);
-    CHECK(lzs_ring_deliver(ring, &c, NULL) == LZS_OK);
+    CHECK(lzs_ring_deliver(&c, NULL) == LZS_OK);
     CHECK(lzs_ring_take(ring, &result) == LZS_OK && result == NULL);
     free_ring(ring);
 }
@@ -379,8 +394,8 @@ static void drop_takes_back_a_run_in_any_state(uint64_t first)
         CHECK(lzs_ring_drop(ring, &(void *){NULL}) == LZS_EMPTY);
         lzs_ring_flush(ring);
         CHECK(alive == 0);
-        CHECK(lzs_ring_claim(ring, 0, &c) == LZS_EMPTY);
-        CHECK(!lzs_ring_wanted(ring, &claimed));
+        CHECK(lzs_crew_claim(crew, 0, &c) == LZS_EMPTY);
+        CHECK(!lzs_ring_wanted(&claimed));
         deliver_in_vain(ring, &claimed);
         deliver_in_vain(ring, &done);
     }
@@ -465,7 +480,7 @@ static void any_sequence_of_calls(uint64_t first)
                     break;
                 for (todo = head; todo < tail && queue[todo & 7].state != TODO; todo++)
                     ;
-                status = lzs_ring_claim(ring, (uint32_t)(draw(&state) % WORKERS), &h.claim);
+                status = lzs_crew_claim(crew, (uint32_t)(draw(&state) % WORKERS), &h.claim);
                 if (status == LZS_EMPTY) {
                     CHECK(todo >= shown || todo == tail);
                     break;
@@ -563,7 +578,7 @@ static void *wait_for_the_head(void *argument)
 static void *claim_one(void *argument)
 {
     actor *worker = argument;
-    worker->status = lzs_ring_claim_wait(worker->ring, worker->number, &worker->claim);
+    worker->status = lzs_crew_claim_wait(crew, worker->number, &worker->claim);
     atomic_fetch_add(worker->started, 1);
     return NULL;
 }
@@ -580,18 +595,18 @@ static void deliver_wakes_the_reader(uint64_t first)
         publish(ring, 2);
         a = claim(ring, 0, 1);
         b = claim(ring, 1, 2);
-        CHECK(!lzs_ring_wanted(ring, &a) && !lzs_ring_wanted(ring, &b));
+        CHECK(!lzs_ring_wanted(&a) && !lzs_ring_wanted(&b));
         CHECK(pthread_create(&thread, NULL, wait_for_the_head, &reader) == 0);
-        while (!lzs_ring_wanted(ring, &a))
+        while (!lzs_ring_wanted(&a))
             sched_yield();
         if (asleep)
             nap(10); /* it has announced its sleep, and now it will be sleeping */
-        CHECK(!lzs_ring_wanted(ring, &b));
+        CHECK(!lzs_ring_wanted(&b));
         deliver(ring, &b);
         deliver(ring, &a);
         CHECK(pthread_join(thread, NULL) == 0);
         CHECK(reader.status == LZS_OK);
-        CHECK(!lzs_ring_wanted(ring, &a));
+        CHECK(!lzs_ring_wanted(&a));
         take(ring, 1);
         take(ring, 2);
         free_ring(ring);
@@ -667,12 +682,12 @@ static void close_ends_claims_and_waits(uint64_t first)
     publish(ring, 1);
     publish(ring, 2);
     under_way = claim(ring, 0, 1);
-    CHECK(!lzs_ring_closed(ring));
-    lzs_ring_close(ring);
-    lzs_ring_close(ring);
-    CHECK(lzs_ring_closed(ring));
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_CLOSED); /* although there is one */
-    CHECK(lzs_ring_claim_wait(ring, 0, &c) == LZS_CLOSED);
+    CHECK(!lzs_crew_closed(crew));
+    lzs_crew_close(crew);
+    lzs_crew_close(crew);
+    CHECK(lzs_crew_closed(crew));
+    CHECK(lzs_crew_claim(crew, 0, &c) == LZS_CLOSED); /* although there is one */
+    CHECK(lzs_crew_claim_wait(crew, 0, &c) == LZS_CLOSED);
     CHECK(lzs_ring_wait(ring, -1) == LZS_CLOSED);
     take_is_busy(ring);
     deliver(ring, &under_way); /* still taken, so that it is not lost */
@@ -683,7 +698,7 @@ static void close_ends_claims_and_waits(uint64_t first)
     CHECK(lzs_ring_wait(ring, -1) == LZS_EMPTY);
     CHECK(lzs_ring_publish(ring, (lzs_run){3, 1}) == LZS_OK); /* the reader may, but nobody will come for it */
     lzs_ring_flush(ring);
-    CHECK(lzs_ring_claim(ring, 0, &c) == LZS_CLOSED);
+    CHECK(lzs_crew_claim(crew, 0, &c) == LZS_CLOSED);
     drop_unfinished(ring);
     free_ring(ring);
 }
@@ -699,11 +714,11 @@ static void close_wakes_the_reader(uint64_t first)
         publish(ring, 1);
         c = claim(ring, 0, 1);
         CHECK(pthread_create(&thread, NULL, wait_for_the_head, &reader) == 0);
-        while (!lzs_ring_wanted(ring, &c))
+        while (!lzs_ring_wanted(&c))
             sched_yield();
         if (asleep)
             nap(10);
-        lzs_ring_close(ring);
+        lzs_crew_close(crew);
         CHECK(pthread_join(thread, NULL) == 0);
         CHECK(reader.status == LZS_CLOSED);
         drop_unfinished(ring);
@@ -726,7 +741,7 @@ static void close_wakes_every_worker(uint64_t first)
         }
         if (asleep)
             nap(10);
-        lzs_ring_close(ring);
+        lzs_crew_close(crew);
         for (int i = 0; i < 4; i++) {
             CHECK(pthread_join(threads[i], NULL) == 0);
             CHECK(workers[i].status == LZS_CLOSED);
