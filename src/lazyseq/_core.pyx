@@ -2362,8 +2362,8 @@ cdef class Uniter(View):
         except BaseException as error:
             raise function_error(self, i, error)
         if iterator is self.iterable and self.started:
-            raise RuntimeError("uniter: an iterator cannot start again, as it must after an error, or to go back further "
-                               f"than cache_size: {self.iterable!r}")
+            raise RuntimeError("uniter: an iterator cannot start again, as it must after an error, or to go back "
+                               f"further than cache_size: {self.iterable!r}")
         self.started = True
         if len(self.passes) >= self.n_parallel:
             del self.passes[0]
