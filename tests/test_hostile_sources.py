@@ -147,6 +147,7 @@ def selector(i):
 VIEWS = {
     "smap": lambda xs: smap(operator.neg, xs),
     "smap in C": lambda xs: smap(list, xs),
+    "smap of a builtin": lambda xs: smap(sum, xs),
     "smap of the first": lambda xs: smap(operator.itemgetter(0), xs),
     "smap of two": lambda xs: smap(operator.eq, xs, xs),
     "starmap": lambda xs: starmap(operator.neg, xs),

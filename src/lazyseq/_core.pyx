@@ -32,6 +32,7 @@ from .errors import EvaluationError, seterr
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
     bint PyLong_CheckExact(object)
+    bint PyFloat_CheckExact(object)
     bint PyIndex_Check(object)
     Py_ssize_t PyLong_AsSsize_t(object) except? -1
     Py_ssize_t PyNumber_AsSsize_t(object, object error) except? -1
@@ -44,8 +45,6 @@ cdef extern from "Python.h":
     PyObject *PyErr_Occurred()
     PyObject *PyIter_Next(PyObject *)
     void Py_INCREF(object)
-    int Py_EnterRecursiveCall(const char *) except 1
-    void Py_LeaveRecursiveCall()
     bint PyCFunction_Check(object)
     bint PyFunction_Check(object)
     ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject **, size_t, PyObject *)
@@ -69,9 +68,27 @@ cdef extern from *:
     """
     Py_ssize_t small_int(object key)
 
+cdef inline bint is_number(object value):
+    """Whether it is a plain number, in which no view hides."""
+    return PyLong_CheckExact(value) or PyFloat_CheckExact(value)
+
+
+cdef extern from *:
+    """
+    #ifdef _MSC_VER
+    #define lzs_thread_local __declspec(thread)
+    #else
+    #define lzs_thread_local _Thread_local
+    #endif
+    /* About how many views' worth of C stack this thread's unfinished calls of enter() stand for. */
+    static lzs_thread_local int nesting = 0;
+    """
+    int nesting
+
 cdef object MISSING = object()
 cdef enum:
     MAX_DEPTH = 1000
+    MAX_NESTING = 5000
 
 
 # ---- Where a view was made ------------------------------------------------------------------------------------------
@@ -935,17 +952,32 @@ cdef class SliceIterator(CursorIterator):
 # ---- Smap -----------------------------------------------------------------------------------------------------------
 
 
-cdef object call(object f, object arguments):
-    """f(*arguments), where an endless recursion ends in an error rather than with the stack.
+cdef int enter(View stage) except -1:
+    """Begin what may read this very view: an endless recursion must end in an error rather than with the stack.
 
-    A source may give views that read itself. Where no function in Python is on the way, as with smap(list, source),
-    only this counts the turns.
+    A source may give views that read it. Where no function in Python is on the way, as with smap(list, source), only
+    this counts the turns; CPython's own count allows, from 3.12 on, more of them than the stack has room for.
     """
-    Py_EnterRecursiveCall(" in the function of a view")
+    global nesting
+    nesting += 10 + stage.depth
+    if nesting > MAX_NESTING:
+        leave(stage)
+        raise RecursionError(f"{stage.label()} made at {stage.site} reads itself without end")
+    return 0
+
+
+cdef void leave(View stage) noexcept:
+    global nesting
+    nesting -= 10 + stage.depth
+
+
+cdef object call(View stage, object f, object arguments):
+    """f(*arguments)"""
+    enter(stage)
     try:
         return f(*arguments)
     finally:
-        Py_LeaveRecursiveCall()
+        leave(stage)
 
 
 cdef str name_of(object f):
@@ -1012,11 +1044,13 @@ cdef class AppliedIterator:
 @cython.final
 cdef class Smap(Applied):
     """smap[i] = f(source[i])"""
-    cdef vectorcallfunc direct  # that of a function which counts recursions itself, or NULL: saves the way round
+    cdef vectorcallfunc direct  # the function's own, or NULL: saves the interpreter's way round
+    cdef bint counts  # whether the function counts recursions itself, as functions in Python do
 
     def __init__(self, f, source):
         self.f = f
-        self.direct = PyVectorcall_Function(f) if PyCFunction_Check(f) or PyFunction_Check(f) else NULL
+        self.counts = PyFunction_Check(f)
+        self.direct = PyVectorcall_Function(f) if self.counts or PyCFunction_Check(f) else NULL
         self.adopt(source)
 
     cdef object iterate(self, Py_ssize_t start):
@@ -1028,7 +1062,7 @@ cdef class Smap(Applied):
     cdef inline object apply(self, Py_ssize_t i, object value):
         cdef PyObject *arguments[2]
         cdef PyObject *result
-        if self.direct != NULL:
+        if self.direct != NULL and (self.counts or is_number(value)):
             arguments[1] = <PyObject *>value
             result = self.direct(<PyObject *>self.f, arguments + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL)
             return owned(result) if result != NULL else self.apply_failed(i)
@@ -1038,13 +1072,13 @@ cdef class Smap(Applied):
         raise function_error(self, i, taken_error())
 
     cdef object apply_any(self, Py_ssize_t i, object value):
-        Py_EnterRecursiveCall(" in the function of a view")
+        enter(self)
         try:
             return self.f(value)
         except BaseException as error:
             raise function_error(self, i, error)
         finally:
-            Py_LeaveRecursiveCall()
+            leave(self)
 
 
 @cython.final
@@ -1080,7 +1114,7 @@ cdef class Starmap(Applied):
 
     cdef object apply(self, Py_ssize_t i, object value):
         try:
-            return call(self.f, value)
+            return call(self, self.f, value)
         except BaseException as error:
             raise function_error(self, i, error)
 
@@ -1100,7 +1134,7 @@ cdef class SmapN(Joined):
 
     cdef object apply(self, Py_ssize_t i, object arguments):
         try:
-            return call(self.f, arguments)
+            return call(self, self.f, arguments)
         except BaseException as error:
             raise function_error(self, i, error)
 
@@ -1968,7 +2002,7 @@ cdef class Batch(Derived):
         if self.collate_fn is None:
             return values
         try:
-            return call(self.collate_fn, (values,))
+            return call(self, self.collate_fn, (values,))
         except BaseException as error:
             raise function_error(self, i, error)
 
@@ -2112,13 +2146,13 @@ cdef class Unbatch(Derived):
         return self.member_with_care(i, batch)
 
     cdef object member_with_care(self, Py_ssize_t i, object batch):
-        Py_EnterRecursiveCall(" while reading from a batch")  # the batch may be this very view
+        enter(self)  # the batch may be this very view
         try:
             return read(batch, i % self.k)
         except BaseException as error:
             raise self.member_error(i, batch, error)
         finally:
-            Py_LeaveRecursiveCall()
+            leave(self)
 
     cdef object member_error(self, Py_ssize_t i, object batch, object error):
         cdef Py_ssize_t b = i // self.k
@@ -2173,11 +2207,11 @@ cdef class Unbatch(Derived):
         batch = pull(self, i, self.source, b)
         if isinstance(batch, tuple) and isinstance(self.source, View):
             batch = list(batch)
-        Py_EnterRecursiveCall(" while writing to a batch")  # the batch may be this very view
+        enter(self)  # the batch may be this very view
         try:
             store(batch, i % self.k, value)
         finally:
-            Py_LeaveRecursiveCall()
+            leave(self)
         if isinstance(self.source, View):
             store(self.source, b, batch)
         return 0
@@ -2362,8 +2396,8 @@ cdef class Uniter(View):
         except BaseException as error:
             raise function_error(self, i, error)
         if iterator is self.iterable and self.started:
-            raise RuntimeError("uniter: an iterator cannot start again, as it must after an error, or to go back further than cache_size: "
-                               f"{self.iterable!r}")
+            raise RuntimeError("uniter: an iterator cannot start again, as it must after an error, or to go back "
+                               f"further than cache_size: {self.iterable!r}")
         self.started = True
         if len(self.passes) >= self.n_parallel:
             del self.passes[0]
@@ -2408,7 +2442,7 @@ cdef class Debug(Derived):
 
     cdef int show(self, Py_ssize_t i, object value) except -1:
         try:
-            call(self.probe, (i, value))
+            call(self, self.probe, (i, value))
         except BaseException as error:
             raise function_error(self, i, error)
         return 0
