@@ -49,6 +49,7 @@ cdef class View:
     cdef int assign(self, Py_ssize_t i, object value) except -1
     cdef Py_ssize_t grain(self) except -1
     cdef object iterate(self, Py_ssize_t start)
+    cdef View of_part(self, View part)
     cdef str label(self)
     cdef tuple sources(self)
     cdef Py_ssize_t position(self, object key) except -1
@@ -65,6 +66,8 @@ cdef class Joined(View):
     cdef int adopt(self, tuple parts) except -1
 
 
+cdef View rebased(View part, object source)
+cdef View gathered(object source, list indices)
 cdef Py_ssize_t foreign_size(object source) except? -1
 cdef object foreign_item(object source, Py_ssize_t i)
 cdef object source_error(View stage, Py_ssize_t i, object source, Py_ssize_t j, object error, object evaluation)

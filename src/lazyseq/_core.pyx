@@ -487,6 +487,10 @@ cdef class View:
     cdef object iterate(self, Py_ssize_t start):
         return ViewIterator(self, start)
 
+    cdef View of_part(self, View part):
+        """What a slice or a gather of this view is to be, for views that do not leave it at that."""
+        return part
+
     cdef str label(self):
         return type(self).__name__.lower()
 
@@ -536,9 +540,9 @@ cdef class View:
             if i >= 0 and within_size(i, self.size()):
                 return self.item(i)
         elif isinstance(key, slice):
-            return slice_of(self, key)
+            return self.of_part(slice_of(self, key))
         elif not is_integer(key):
-            return gather_of(self, select(self, key))
+            return self.of_part(gather_of(self, select(self, key)))
         return self.item(self.position(as_index(key)))
 
     def __getitems__(self, indices):
@@ -1191,6 +1195,20 @@ cdef View gather_of(object source, object indices):
         if -n <= indices.min() and indices.max() < n:  # else some reads fail, and say which view's index it was
             return Gather((<Gather>source).source, (<Gather>source).buffer[indices])
     return Gather(source, indices)
+
+
+cdef View rebased(View part, object source):
+    """The same slice or gather, of another source."""
+    if type(part) is Slice:
+        return Slice(source, (<Slice>part).start, (<Slice>part).step, (<Slice>part).n)
+    if type(part) is Gather:
+        return Gather(source, (<Gather>part).buffer)
+    return LazyGather(source, (<LazyGather>part).lazy)
+
+
+cdef View gathered(object source, list indices):
+    """A gather by indices that are in range."""
+    return Gather(source, numpy.array(indices, numpy.int64))
 
 
 @cython.final

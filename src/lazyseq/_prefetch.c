@@ -17,6 +17,8 @@
  *   ring.frontier         reader E9, a copy of tail  workers: where a scan ends
  *   ring.hint             workers                    workers: where to look first
  *   ring.wanted           reader E8, a worker        workers E8
+ *   progress.done         the worker E12 E13         the reader
+ *   progress.wanted       the reader E13             the worker
  *   crew.rings .nrings    who makes a ring E11       workers E11
  *   crew.asleep           workers E9, readers        readers E9
  *   worker.asleep         that worker, readers       both
@@ -409,6 +411,21 @@ lzs_status lzs_ring_take(lzs_ring *ring, void **result)
     return LZS_OK;
 }
 
+lzs_status lzs_ring_retract(lzs_ring *ring)
+{
+    slot *s = slot_at(ring, ring->head);
+    uint64_t word = word_of(s->generation, 0, TODO);
+
+    if (ring->head == ring->tail)
+        return LZS_EMPTY;
+    /* E6 acq_rel <-> E2: one of us. Relaxed when it fails: nothing is read then. */
+    if (!atomic_compare_exchange_strong_explicit(&s->word, &word, word_of(s->generation, 0, OWNED),
+                                                 memory_order_acq_rel, memory_order_relaxed))
+        return LZS_BUSY;
+    ring->head++;
+    return LZS_OK;
+}
+
 lzs_status lzs_ring_drop(lzs_ring *ring, void **result)
 {
     slot *s = slot_at(ring, ring->head);
@@ -459,16 +476,6 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     if (state == DONE)
         return LZS_OK;
     return lzs_crew_closed(ring->crew) ? LZS_CLOSED : LZS_TIMEOUT;
-}
-
-void lzs_ring_park(lzs_ring *ring, int timeout_ms)
-{
-    park(&ring->reader, timeout_ms);
-}
-
-void lzs_ring_unpark(lzs_ring *ring)
-{
-    unpark(&ring->reader);
 }
 
 /* ---- The workers' side ------------------------------------------------------------------------------------------ */
@@ -534,8 +541,10 @@ lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)
     for (uint32_t k = 0; k < nrings; k++) {
         /* In turn, so that a ring with much work does not keep the others from theirs. */
         me->turn = me->turn + 1 < nrings ? me->turn + 1 : 0;
-        if (claim_from(crew->rings[me->turn], w, claim))
+        if (claim_from(crew->rings[me->turn], w, claim)) {
+            claim->number = me->turn;
             return LZS_OK;
+        }
     }
     return LZS_EMPTY;
 }
@@ -570,11 +579,16 @@ int lzs_ring_wanted(const lzs_claim *claim)
     return atomic_load_explicit(&claim->ring->wanted, memory_order_relaxed) == wish_for(claim->position);
 }
 
-lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result)
+int lzs_ring_stands(const lzs_claim *claim)
 {
-    lzs_ring *ring = claim->ring;
-    slot *s = slot_at(ring, claim->position);
-    uint64_t word = claim->word, wish = wish_for(claim->position);
+    /* E6 acquire <- E6: what the reader did after it took the claim back is not seen while the claim stands. */
+    return atomic_load_explicit(&slot_at(claim->ring, claim->position)->word, memory_order_acquire) == claim->word;
+}
+
+lzs_status lzs_ring_attach(const lzs_claim *claim, void *result)
+{
+    slot *s = slot_at(claim->ring, claim->position);
+    uint64_t word = claim->word;
 
     /* E3 acq_rel <-> E6: either the reader cancelled, or the slot is ours to write. */
     if (!atomic_compare_exchange_strong_explicit(&s->word, &word, (word & ~UINT64_C(15)) | WRITING,
@@ -583,11 +597,62 @@ lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result)
     s->result = result;
     /* E4 release -> E5: the result is visible; E8 seq_cst: DONE is stored, then the wish is read. */
     atomic_store_explicit(&s->word, (word & ~UINT64_C(15)) | DONE, memory_order_seq_cst);
+    return LZS_OK;
+}
+
+void lzs_ring_wake(const lzs_claim *claim)
+{
+    lzs_ring *ring = claim->ring;
+    uint64_t wish = wish_for(claim->position);
+
+    /* E8 seq_cst: the wish is read after DONE was stored. */
     if (atomic_load_explicit(&ring->wanted, memory_order_seq_cst) == wish &&
         /* Relaxed: only so that one worker at most makes the call. */
         atomic_compare_exchange_strong_explicit(&ring->wanted, &wish, 0, memory_order_relaxed, memory_order_relaxed))
         unpark(&ring->reader);
-    return LZS_OK;
+}
+
+lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result)
+{
+    lzs_status status = lzs_ring_attach(claim, result);
+
+    if (status == LZS_OK)
+        lzs_ring_wake(claim);
+    return status;
+}
+
+/* ---- A result in parts ------------------------------------------------------------------------------------------ */
+
+void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake)
+{
+    /* Relaxed: this worker is the only writer. */
+    int64_t done = atomic_load_explicit(&progress->done, memory_order_relaxed) + 1, wanted;
+
+    /* E12 release -> E12 acquire: the part is visible; E13 seq_cst: it is counted, then the wish is read. */
+    atomic_store_explicit(&progress->done, done, memory_order_seq_cst);
+    if (!wake)
+        return;
+    wanted = atomic_load_explicit(&progress->wanted, memory_order_seq_cst); /* E13 */
+    if (wanted != 0 && wanted <= done)
+        unpark(&ring->reader);
+}
+
+int64_t lzs_progress_done(const lzs_progress *progress)
+{
+    return atomic_load_explicit(&progress->done, memory_order_acquire); /* E12 */
+}
+
+lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms)
+{
+    /* E13 seq_cst: the wish is shown, then the count is read. */
+    atomic_store_explicit(&progress->wanted, n, memory_order_seq_cst);
+    if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(ring->crew))
+        park(&ring->reader, timeout_ms);
+    /* Relaxed: a worker that still sees the wish wakes a reader that is awake, which costs one futile wake-up. */
+    atomic_store_explicit(&progress->wanted, 0, memory_order_relaxed);
+    if (lzs_progress_done(progress) >= n)
+        return LZS_OK;
+    return lzs_crew_closed(ring->crew) ? LZS_CLOSED : LZS_TIMEOUT;
 }
 
 /* ---- The end ---------------------------------------------------------------------------------------------------- */

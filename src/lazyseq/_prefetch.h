@@ -5,14 +5,15 @@
  * A result is an opaque pointer: the ring never looks at what it points to, and whoever holds it owns it.
  *
  * Who may call what:
- *   a ring's reader   publish, flush, head, take, drop, wait, park.   One thread at a time for each ring.
- *   worker w          claim, claim_wait, wanted, deliver.             One thread for each w, 0 <= w < nworkers.
- *   anyone            unpark, close, closed.
+ *   a ring's reader   publish, flush, head, take, retract, drop, wait, progress_wait.   One thread at a time.
+ *   worker w          claim, claim_wait, stands, wanted, deliver, attach, wake, progress_add.   One thread for each w.
+ *   anyone            close, closed, progress_done.
  * Rings are made by one thread at a time, and live as long as their crew, which is freed once nobody else can reach it.
  */
 #ifndef LAZYSEQ_PREFETCH_H
 #define LAZYSEQ_PREFETCH_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #define LZS_MAX_WORKERS 4095 /* the owner field of a slot's word has 12 bits, and 0 means nobody */
@@ -41,6 +42,7 @@ typedef struct {
 /* What a worker holds from claim to deliver. */
 typedef struct {
     lzs_ring *ring;
+    uint32_t number; /* the ring's */
     lzs_run run;
     uint64_t position;
     uint64_t word; /* the slot's word as this claim wrote it */
@@ -72,6 +74,9 @@ lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run);
  * LZS_OK, LZS_BUSY or LZS_EMPTY. */
 lzs_status lzs_ring_take(lzs_ring *ring, void **result);
 
+/* Take back the run at the head if no worker has claimed it. LZS_OK, LZS_BUSY or LZS_EMPTY. */
+lzs_status lzs_ring_retract(lzs_ring *ring);
+
 /* Take back the run at the head whatever its state, without waiting for a worker that evaluates it. A finished
  * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY. */
 lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
@@ -79,11 +84,6 @@ lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
 /* Wait until the run at the head is finished. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up), LZS_CLOSED
  * or LZS_EMPTY. The caller has flushed. */
 lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms);
-
-/* Sleep until unparked or for timeout_ms; may return for no reason. For a reader that waits for something else than the
- * run at the head: whoever brings it calls unpark. A call that comes before the sleep is kept. */
-void lzs_ring_park(lzs_ring *ring, int timeout_ms);
-void lzs_ring_unpark(lzs_ring *ring);
 
 /* Claim the first run of a ring that nobody has, from the rings in turn. LZS_OK, LZS_EMPTY or LZS_CLOSED. */
 lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t worker, lzs_claim *claim);
@@ -94,8 +94,32 @@ lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t worker, lzs_claim *claim
 /* Whether the reader sleeps for this very run, so that delivering it will wake the reader: a hint. */
 int lzs_ring_wanted(const lzs_claim *claim);
 
+/* Whether the reader has not taken the claim back so far. */
+int lzs_ring_stands(const lzs_claim *claim);
+
 /* Hand over the result of a claim. LZS_OK, or LZS_CANCELLED: the result is still the caller's. */
 lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result);
+
+/* The same, without waking the reader: for a result that is not complete. */
+lzs_status lzs_ring_attach(const lzs_claim *claim, void *result);
+
+/* Wake the reader if it sleeps for this run, which is attached. */
+void lzs_ring_wake(const lzs_claim *claim);
+
+/* How far a result that was attached is complete. Zeroed by whoever makes it. */
+typedef struct {
+    _Atomic int64_t done;   /* parts that are complete */
+    _Atomic int64_t wanted; /* how many the reader sleeps for, 0: it does not */
+} lzs_progress;
+
+/* The worker: one more part is complete; whether to wake a reader that sleeps for it, or for one before. */
+void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake);
+
+/* How many parts are complete. */
+int64_t lzs_progress_done(const lzs_progress *progress);
+
+/* The reader: wait until n parts are complete. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up) or LZS_CLOSED. */
+lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms);
 
 /* No claim succeeds from now on, and everyone who waits is woken. Idempotent. */
 void lzs_crew_close(lzs_crew *crew);

@@ -6,6 +6,7 @@ cdef extern from "_prefetch.h" nogil:
     enum:
         LZS_MAX_WORKERS
 
+    ctypedef struct lzs_crew
     ctypedef struct lzs_ring
 
     ctypedef enum lzs_status:
@@ -22,19 +23,33 @@ cdef extern from "_prefetch.h" nogil:
         int64_t count
 
     ctypedef struct lzs_claim:
+        lzs_ring *ring
+        uint32_t number
         lzs_run run
 
-    lzs_ring *lzs_ring_new(uint32_t nworkers, uint64_t capacity, uint64_t first)
-    void lzs_ring_free(lzs_ring *ring)
+    ctypedef struct lzs_progress:
+        pass
+
+    lzs_crew *lzs_crew_new(uint32_t nworkers)
+    void lzs_crew_free(lzs_crew *crew)
+    lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
+    lzs_ring *lzs_crew_ring(const lzs_crew *crew, uint32_t k)
     lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
     void lzs_ring_flush(lzs_ring *ring)
     lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run)
     lzs_status lzs_ring_take(lzs_ring *ring, void **result)
+    lzs_status lzs_ring_retract(lzs_ring *ring)
     lzs_status lzs_ring_drop(lzs_ring *ring, void **result)
     lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
-    lzs_status lzs_ring_claim(lzs_ring *ring, uint32_t worker, lzs_claim *claim)
-    lzs_status lzs_ring_claim_wait(lzs_ring *ring, uint32_t worker, lzs_claim *claim)
-    int lzs_ring_wanted(const lzs_ring *ring, const lzs_claim *claim)
-    lzs_status lzs_ring_deliver(lzs_ring *ring, const lzs_claim *claim, void *result)
-    void lzs_ring_close(lzs_ring *ring)
-    int lzs_ring_closed(const lzs_ring *ring)
+    lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t worker, lzs_claim *claim)
+    lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t worker, lzs_claim *claim)
+    int lzs_ring_wanted(const lzs_claim *claim)
+    int lzs_ring_stands(const lzs_claim *claim)
+    lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result)
+    lzs_status lzs_ring_attach(const lzs_claim *claim, void *result)
+    void lzs_ring_wake(const lzs_claim *claim)
+    void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake)
+    int64_t lzs_progress_done(const lzs_progress *progress)
+    lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms)
+    void lzs_crew_close(lzs_crew *crew)
+    int lzs_crew_closed(const lzs_crew *crew)

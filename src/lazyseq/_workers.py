@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class _Employer(Protocol):
-        """What a prefetch is to this module."""
+        """What a crew is to this module."""
 
         def dismiss(self) -> list[threading.Thread]: ...
         def forget_workers(self) -> None: ...
 
 
-started: weakref.WeakSet[_Employer] = weakref.WeakSet()  # the prefetches that have workers
+started: weakref.WeakSet[_Employer] = weakref.WeakSet()  # the crews that have workers
 JOIN_SECONDS = 0.2  # idle workers end in less; one that is inside an item is not waited for any longer
 
 
@@ -43,6 +43,11 @@ def join(threads: Iterable[threading.Thread]) -> None:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
+def living_threads() -> set[int]:
+    """The identifiers of all threads that have not ended."""
+    return {thread.ident for thread in threading.enumerate() if thread.ident is not None}
+
+
 def run_hook(hook: Callable[..., object], worker: int) -> None:
     """Call a start_hook, with the worker's index if it accepts a positional argument."""
     try:
@@ -58,12 +63,12 @@ def run_hook(hook: Callable[..., object], worker: int) -> None:
 
 
 def _close_all() -> None:
-    join([thread for prefetch in list(started) for thread in prefetch.dismiss()])
+    join([thread for crew in list(started) for thread in crew.dismiss()])
 
 
 def _forget_workers() -> None:
-    for prefetch in list(started):
-        prefetch.forget_workers()
+    for crew in list(started):
+        crew.forget_workers()
 
 
 atexit.register(_close_all)
