@@ -17,7 +17,8 @@ from libc.stdint cimport int64_t
 
 from array import array as typed_array
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 from operator import index as as_index
 from sys import _getframe
 from threading import RLock
@@ -223,6 +224,11 @@ cdef int store(object source, Py_ssize_t i, object value) except -1:
     else:
         PyObject_SetItem(source, i, value)
     return 0
+
+
+cdef bint endless_of(object source) except -1:
+    """Whether a source of unknown size has no end."""
+    return isinstance(source, View) and (<View>source).endless()
 
 
 cdef Py_ssize_t grain_of(object source) except -1:
@@ -450,7 +456,8 @@ cdef class View:
 
     1. `item(i)` is the item, for 0 <= i < size, or for any i >= 0 when the size is unknown; there, an IndexError
        says that the sequence ends before i. Memory of its own it guards itself: a size may change meanwhile.
-    2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap.
+    2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap. `endless()` says, of
+       a view whose size is unknown, whether it is so because there is no end.
     3. `items(indices, n)` is many items at once, for views that `shares` says can share work between them. User
        functions see what they would see item by item, each item once, at most until the first error. `block(rows)`
        is what numpy.stack makes of the items, as a fresh array, or None; no user function is called on the way.
@@ -470,6 +477,9 @@ cdef class View:
 
     cdef Py_ssize_t size(self) except? -1:
         raise NotImplementedError
+
+    cdef bint endless(self) except -1:
+        return False
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
@@ -570,11 +580,14 @@ cdef class View:
             self.assign(self.position(as_index(key)), value)
             return
         part = slice_of(self, key) if isinstance(key, slice) else gather_of(self, select(self, key))
-        values = list(value)
         n = part.size()
+        if n == UNKNOWN:
+            raise ValueError(f"{self.label()} only supports one-to-one assignment, and it is not known how many items "
+                             f"{key!r} means")
+        values = list(islice(value, n + 1))  # which may have no end
         if n != len(values):
-            raise ValueError(f"{self.label()} only supports one-to-one assignment: "
-                             f"{len(values)} values for {'unboundedly many' if n == UNKNOWN else n} items")
+            many = f"more than {n}" if len(values) > n else len(values)
+            raise ValueError(f"{self.label()} only supports one-to-one assignment: {many} values for {n} items")
         for i, value in enumerate(values):
             part.assign(i, value)
 
@@ -595,6 +608,10 @@ cdef class View:
             raise IndexError(f"{self.label()} index {i} is out of range for {n} items")
         return from_start
 
+    def __length_hint__(self):
+        cdef Py_ssize_t n = self.size()
+        return NotImplemented if n == UNKNOWN else n
+
     def __iter__(self):
         return self.iterate(0)
 
@@ -610,9 +627,10 @@ cdef class View:
     def index(self, value, start=0, stop=None):
         """Return the first index of the value, within start and stop as a slice has them; ValueError if absent."""
         cdef Py_ssize_t i
-        if stop is None and self.size() == UNKNOWN:
+        if self.size() == UNKNOWN:
+            start = as_index(start)
+            part = self[start:stop]
             i = start
-            part = self[start:]
         else:
             i = slice(start, stop).indices(len(self))[0]
             part = self[start:stop]
@@ -659,17 +677,18 @@ cdef class ViewIterator:
 
     def __next__(self):
         cdef Py_ssize_t i = self.i, n
-        if self.view is None:
+        cdef View view = self.view
+        if view is None:
             raise StopIteration
-        n = self.view.size()
+        n = view.size()
         if i >= n and n != UNKNOWN:
             self.view = None
             raise StopIteration
         self.i = i + 1
         if n != UNKNOWN:
-            return self.view.item(i)
+            return view.item(i)
         try:
-            return self.view.item(i)
+            return view.item(i)
         except IndexError:
             self.view = None
         raise StopIteration
@@ -691,6 +710,8 @@ cdef object pack_indices(object indexes, str name):
         if not (hasattr(type(indexes), "__array__") or hasattr(indexes, "typecode")) or isinstance(indexes, View):
             return indexes
     array = numpy.asarray(indexes)
+    if array.dtype.kind == "f" and isinstance(indexes, (list, tuple)) and all([PyIndex_Check(i) for i in indexes]):
+        array = array.astype(object)  # ints that are too large for numpy together
     if array.size == 0 and array.ndim == 1:
         return numpy.empty(0, numpy.int64)
     if array.dtype.kind == "O":  # ints beyond int64, or objects with an __index__, or neither
@@ -711,10 +732,10 @@ cdef object pack_indices(object indexes, str name):
 
 cdef object select(View view, object key):
     """The indices meant by an index array or a boolean mask; TypeError for whatever else stands in brackets."""
-    if isinstance(key, tuple) or not (hasattr(type(key), "__getitem__") and hasattr(type(key), "__len__")):
+    if isinstance(key, (tuple, Mapping)) or not (hasattr(type(key), "__getitem__") and hasattr(type(key), "__len__")):
         raise TypeError(f"{view.label()} indices must be integers, slices, index arrays or boolean masks, "
                         f"not {type(key).__name__}: {key!r}")
-    if isinstance(key, list) or getattr(key, "dtype", None) == bool:
+    if isinstance(key, list) or (hasattr(type(key), "__array__") and not isinstance(key, View)):
         mask = numpy.asarray(key)
         if mask.dtype == bool and mask.ndim == 1:
             if len(mask) != view.size():
@@ -736,6 +757,9 @@ cdef class Derived(View):
 
     cdef Py_ssize_t size(self) except? -1:
         return size_of(self.source)
+
+    cdef bint endless(self) except -1:
+        return endless_of(self.source)
 
     cdef tuple sources(self):
         return (self.source,)
@@ -762,6 +786,12 @@ cdef class Joined(View):
             if n == UNKNOWN or (size < n and size != UNKNOWN):
                 n = size
         return n
+
+    cdef bint endless(self) except -1:
+        for source in self.parts:
+            if size_of(source) == UNKNOWN and not endless_of(source):
+                return False
+        return True
 
     cdef Py_ssize_t grain(self) except -1:
         """Runs of the largest keep all together, where one is a multiple of the other."""
@@ -803,7 +833,8 @@ cdef class Cursor:
         return self.advance_iterator(stage, i)
 
     cdef object advance_iterator(self, View stage, Py_ssize_t i):
-        cdef PyObject *item = PyIter_Next(<PyObject *>self.iterator)
+        cdef object iterator = self.iterator
+        cdef PyObject *item = PyIter_Next(<PyObject *>iterator)
         if item != NULL:
             return owned(item)
         if PyErr_Occurred() == NULL:
@@ -823,6 +854,10 @@ cdef class CursorIterator:
     """Iterates a view whose items come from the next items of its sources: `combine` says how.
 
     It goes on with the next item after an error, also when only some of the sources have moved on.
+
+    Threads, and functions that call next() on the iterator which calls them: no iterator locks anything. Each `__next__`
+    holds what it uses by references of its own, since another one may replace or end everything meanwhile; two at once
+    may give an item twice, or leave one out, as generators' consumers would, but find no dead object.
     """
     cdef View view
     cdef list cursors
@@ -836,11 +871,11 @@ cdef class CursorIterator:
         """Which item of its sources item i needs first."""
         return i
 
-    cdef object combine(self, Py_ssize_t i):
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
         raise NotImplementedError
 
-    cdef int realign(self) except -1:
-        for cursor in self.cursors:
+    cdef int realign(self, list cursors) except -1:
+        for cursor in cursors:
             (<Cursor>cursor).go_to(self.first(self.i))
         return 0
 
@@ -849,19 +884,21 @@ cdef class CursorIterator:
 
     def __next__(self):
         cdef Py_ssize_t i = self.i, n
-        if self.view is None:
+        cdef View view = self.view
+        cdef list cursors = self.cursors
+        if view is None or cursors is None:
             raise StopIteration
-        n = self.view.size()
+        n = view.size()
         if i < n or n == UNKNOWN:
             self.i = i + 1
             try:
-                return self.combine(i)
+                return self.combine(view, cursors, i)
             except IndexError:
-                self.realign()
+                self.realign(cursors)
                 if n != UNKNOWN:
                     raise
             except BaseException:
-                self.realign()
+                self.realign(cursors)
                 raise
         self.view = self.cursors = None
         raise StopIteration
@@ -872,15 +909,23 @@ cdef class CursorIterator:
 
 cdef View slice_of(View source, object key):
     """source[start:stop:step], a slice of a slice being one slice."""
-    cdef Py_ssize_t start, stop, step, n = source.size(), count = UNKNOWN
+    cdef Py_ssize_t start, stop, step, most, n = source.size(), count = UNKNOWN
     cdef Slice inner
     PySlice_Unpack(key, &start, &stop, &step)
-    if n != UNKNOWN:
+    if n == UNKNOWN:
+        if start < 0 or step < 0 or (key.stop is not None and stop < 0):
+            raise IndexError(f"{source.label()} slice {key} counts from the end, but the length is unknown")
+        if (key.start is not None and start != as_index(key.start)) or (key.step is not None and step != key.step):
+            raise OverflowError(f"{source.label()} slice {key} has more than 64 bits")
+        most = (PY_SSIZE_T_MAX - 1 - start) // step  # the last item whose index in the source is one
+        if key.stop is not None:
+            count = 0 if stop <= start else (stop - start - 1) // step + 1
+            most = min(most, count - 1)
+            if count > 0 and not source.endless():
+                count = UNKNOWN  # or less, where the source ends before
+    else:
         count = PySlice_AdjustIndices(n, &start, &stop, step)
-    elif start < 0 or stop < 0 or step < 0:
-        raise IndexError(f"{source.label()} slice {key} counts from the end, but the length is unknown")
-    elif key.stop is not None:
-        count = 0 if stop <= start else (stop - start - 1) // step + 1
+        most = count - 1
     if 0 <= count <= 1:
         step = 1  # the product of two steps below stays within the sequence, unless nobody takes a step
     if count == 0:
@@ -889,39 +934,58 @@ cdef View slice_of(View source, object key):
         return Gather((<Gather>source).source, (<Gather>source).buffer[key])
     if type(source) is Slice:
         inner = source
-        return Slice(inner.source, inner.start + start * inner.step, inner.step * step, count)
-    return Slice(source, start, step, count)
+        if count == 0 or start > inner.most:
+            return Slice(inner.source, 0, 1, 0, -1)
+        most = min(most, (inner.most - start) // step) if step > 0 else most
+        if step > 0 and most == 0:
+            step = 1
+        elif n == UNKNOWN and step > PY_SSIZE_T_MAX // inner.step:
+            raise OverflowError(f"{source.label()} slice {key} takes a step of more than 64 bits")
+        return Slice(inner.source, inner.start + start * inner.step, inner.step * step, count, most)
+    return Slice(source, start, step, count, most)
 
 
 @cython.final
 cdef class Slice(Derived):
     """slice[i] = source[start + i * step]"""
     cdef Py_ssize_t start, step, n
+    cdef Py_ssize_t most  # the last item that there may be; n - 1 where n is known
 
-    def __init__(self, source, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n):
-        self.start, self.step, self.n = start, step, n
+    def __init__(self, source, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n, Py_ssize_t most):
+        self.start, self.step, self.n, self.most = start, step, n, most
         self.adopt(source)
         self.dense = dense_of(source)
 
     cdef object item(self, Py_ssize_t i):
+        if i > self.most:
+            raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
         return pull(self, i, self.source, self.start + i * self.step)
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
 
+    cdef bint endless(self) except -1:
+        return self.most >= (PY_SSIZE_T_MAX - 1 - self.start) // self.step and endless_of(self.source)
+
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
+            if indices[k] > self.most:
+                return View.items(self, indices, n)  # which fails there
             mapped[k] = self.start + indices[k] * self.step
         return pull_many(self, indices, self.source, &mapped[0], n)
 
     cdef object block(self, object rows):
+        if (rows.stop if type(rows) is slice else rows.max() + 1) > self.most + 1:
+            return None
         if type(rows) is slice and self.step == 1:
             return block_of(self.source, slice(self.start + rows.start, self.start + rows.stop))
         return block_of(self.source, self.start + all_rows(rows) * self.step)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
+        if i > self.most:
+            raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
         return store(self.source, self.start + i * self.step, value)
 
     cdef Py_ssize_t grain(self) except -1:
@@ -935,7 +999,7 @@ cdef class Slice(Derived):
         return "slice"
 
     def __reduce__(self):
-        return Slice, (self.source, self.start, self.step, self.n), self.site
+        return Slice, (self.source, self.start, self.step, self.n, self.most), self.site
 
 
 @cython.final
@@ -945,8 +1009,10 @@ cdef class SliceIterator(CursorIterator):
     cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
         return (<Slice>self.view).start + i
 
-    cdef object combine(self, Py_ssize_t i):
-        return (<Cursor>self.cursors[0]).advance(self.view, i)
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        if i > (<Slice>view).most:
+            raise IndexError(f"slice index {i} is out of range")
+        return (<Cursor>cursors[0]).advance(view, i)
 
 
 # ---- Smap -----------------------------------------------------------------------------------------------------------
@@ -981,7 +1047,11 @@ cdef object call(View stage, object f, object arguments):
 
 
 cdef str name_of(object f):
-    return getattr(f, "__name__", None) or type(f).__name__
+    try:
+        name = f.__name__
+    except Exception:  # whatever its __getattr__ raises: a name is for messages
+        name = None
+    return name if type(name) is str else type(f).__name__
 
 
 cdef class Applied(Derived):
@@ -1157,8 +1227,8 @@ cdef class SmapN(Joined):
 cdef class SmapNIterator(CursorIterator):
     """A function over the next items of several sources."""
 
-    cdef object combine(self, Py_ssize_t i):
-        return (<SmapN>self.view).apply(i, [(<Cursor>cursor).advance(self.view, i) for cursor in self.cursors])
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        return (<SmapN>view).apply(i, [(<Cursor>cursor).advance(view, i) for cursor in cursors])
 
 
 # ---- Gather ---------------------------------------------------------------------------------------------------------
@@ -1298,9 +1368,14 @@ cdef class LazyGather(Derived):
 
     cdef Py_ssize_t meant(self, Py_ssize_t i, object index) except -1:
         """The item of the source that item i's index means."""
-        if not is_integer(index):
+        if not is_integer(index) or type(index) is bool:
             raise function_error(self, i, TypeError(f"gather: indexes must be integers, got {index!r}"))
-        return within(self, self.source, PyNumber_AsSsize_t(index, IndexError))
+        try:
+            return within(self, self.source, PyNumber_AsSsize_t(index, IndexError))
+        except IndexError as error:
+            if self.size() != UNKNOWN:
+                raise
+            raise function_error(self, i, error)  # a bare IndexError would say that the indexes have ended
 
     cdef object item(self, Py_ssize_t i):
         return pull(self, i, self.source, self.target(i))
@@ -1325,6 +1400,9 @@ cdef class LazyGather(Derived):
 
     cdef Py_ssize_t size(self) except? -1:
         return size_of(self.lazy)
+
+    cdef bint endless(self) except -1:
+        return endless_of(self.lazy)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
@@ -1413,6 +1491,9 @@ cdef class Cycle(Derived):
     cdef Py_ssize_t size(self) except? -1:
         return self.limit
 
+    cdef bint endless(self) except -1:
+        return True
+
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
 
@@ -1445,6 +1526,9 @@ cdef class Repeat(View):
     cdef Py_ssize_t size(self) except? -1:
         return self.times
 
+    cdef bint endless(self) except -1:
+        return True
+
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         with cython.critical_section(self):
             self.value, value = value, self.value
@@ -1469,6 +1553,11 @@ cdef class Choosing(Joined):
     cdef Py_ssize_t chosen(self, Py_ssize_t i, object choice) except -1:
         """Which part the choice for item i means."""
         raise NotImplementedError
+
+    cdef Py_ssize_t size(self) except? -1:
+        """That of the choices: asking all parts takes exponential time where they share what lies below."""
+        cdef Py_ssize_t n = size_of(self.parts[0])
+        return n if n != UNKNOWN else Joined.size(self)
 
     cdef object part_for(self, Py_ssize_t i):
         return self.parts[self.chosen(i, pull(self, i, self.parts[0], i))]
@@ -1528,16 +1617,16 @@ cdef class Concatenate(Joined):
     cdef Py_ssize_t n
     cdef double density  # parts by item
 
-    def __cinit__(self, parts):
-        self.offsets = <Py_ssize_t *>PyMem_Malloc((len(parts) + 1) * sizeof(Py_ssize_t))
-        if self.offsets == NULL:
-            raise MemoryError
-
     def __dealloc__(self):
         PyMem_Free(self.offsets)
 
     def __init__(self, tuple parts):
         cdef Py_ssize_t k, size
+        if self.offsets != NULL:
+            raise TypeError("a concatenation is made once")
+        self.offsets = <Py_ssize_t *>PyMem_Malloc((len(parts) + 1) * sizeof(Py_ssize_t))
+        if self.offsets == NULL:
+            raise MemoryError
         self.adopt(parts)
         self.dense = len(parts) > 0
         self.n = 0
@@ -1658,38 +1747,42 @@ cdef class ConcatenateIterator:
         return self.next_slowly()
 
     cdef object next_slowly(self):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, j
+        cdef Cursor cursor
         if self.j == self.count and not self.next_part():
             raise StopIteration
-        i = self.view.offsets[self.k] + self.j
-        self.j += 1
-        if self.cursor is None:
-            return pull(self.view, i, self.plain, self.j - 1)
+        cursor, j = self.cursor, self.j
+        i = self.view.offsets[min(self.k, len(self.view.parts))] + j
+        self.j = j + 1
+        if cursor is None:
+            return pull(self.view, i, self.plain, j)
         if self.count != UNKNOWN:
-            return self.cursor.advance(self.view, i)
+            return cursor.advance(self.view, i)
         try:
-            return self.cursor.advance(self.view, i)
+            return cursor.advance(self.view, i)
         except IndexError:
-            self.j, self.count, self.k = 0, 0, len(self.view.parts)
+            self.j, self.count, self.k, self.plain, self.cursor = 0, 0, len(self.view.parts), [], None
         raise StopIteration
 
     cdef bint next_part(self) except -1:
         cdef tuple parts = self.view.parts
-        self.plain = self.cursor = None
-        while self.j == self.count:
-            self.k += 1
-            if self.k >= len(parts):
-                self.j = self.count = 0
+        cdef Py_ssize_t k = self.k, count = 0
+        cdef list plain = None
+        cdef Cursor cursor = None
+        while count == 0:
+            k += 1
+            if k >= len(parts):
+                self.k, self.j, self.count = len(parts), 0, 0
+                self.plain = []  # nothing comes any more, also if two threads have got here
                 return False
-            self.j, self.count = 0, UNKNOWN
-            if self.k < len(parts) - 1:
-                self.count = self.view.offsets[self.k + 1] - self.view.offsets[self.k]
-            elif self.view.n != UNKNOWN:
-                self.count = self.view.n - self.view.offsets[self.k]
-        if type(parts[self.k]) is list:
-            self.plain = parts[self.k]
+            count = UNKNOWN
+            if k < len(parts) - 1 or self.view.n != UNKNOWN:
+                count = self.view.offsets[k + 1] - self.view.offsets[k]
+        if type(parts[k]) is list:
+            plain = parts[k]
         else:
-            self.cursor = Cursor(parts[self.k], 0)
+            cursor = Cursor(parts[k], 0)
+        self.k, self.j, self.count, self.plain, self.cursor = k, 0, count, plain, cursor
         return True
 
 
@@ -1930,11 +2023,11 @@ cdef class Collate(Joined):
 cdef class CollateIterator(CursorIterator):
     """Tuples of the next items."""
 
-    cdef object combine(self, Py_ssize_t i):
-        cdef Py_ssize_t k, n = PyList_GET_SIZE(self.cursors)
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        cdef Py_ssize_t k, n = PyList_GET_SIZE(cursors)
         cdef tuple values = PyTuple_New(n)
         for k in range(n):
-            value = (<Cursor>PyList_GET_ITEM(self.cursors, k)).advance(self.view, i)
+            value = (<Cursor>PyList_GET_ITEM(cursors, k)).advance(view, i)
             Py_INCREF(value)  # which the tuple takes
             PyTuple_SET_ITEM(values, k, value)
         return values
@@ -1954,7 +2047,7 @@ cdef class Batch(Derived):
 
     def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
         self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
-        self.most = (PY_SSIZE_T_MAX - k) // k
+        self.most = (PY_SSIZE_T_MAX - 1) // k
         self.adopt(source)
         self.stacks = dense_of(source) and any([collate_fn is function for function in STACKS])
 
@@ -1969,7 +2062,8 @@ cdef class Batch(Derived):
         return i * self.k
 
     cdef object item(self, Py_ssize_t i):
-        cdef Py_ssize_t start = self.begin(i), stop = start + self.k, n
+        cdef Py_ssize_t start = self.begin(i), n
+        cdef Py_ssize_t stop = start + self.k if start <= PY_SSIZE_T_MAX - self.k else PY_SSIZE_T_MAX
         cdef list values
         if type(self.source) is list and self.collate_fn is None and stop <= PyList_GET_SIZE(self.source):
             return (<list>self.source)[start:stop]
@@ -2096,13 +2190,13 @@ cdef class BatchIterator(CursorIterator):
     cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
         return (<Batch>self.view).begin(i)
 
-    cdef object combine(self, Py_ssize_t i):
-        cdef Batch view = <Batch>self.view
-        cdef Cursor cursor = <Cursor>self.cursors[0]
-        cdef Py_ssize_t count = view.k, n = size_of(view.source)
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        cdef Batch batches = <Batch>view
+        cdef Cursor cursor = <Cursor>cursors[0]
+        cdef Py_ssize_t count = batches.k, n = size_of(batches.source)
         cdef list values = []
         if n != UNKNOWN:
-            count = min(count, n - i * view.k)
+            count = min(count, n - i * batches.k)
         while len(values) < count:
             try:
                 values.append(cursor.advance(view, i))
@@ -2110,7 +2204,7 @@ cdef class BatchIterator(CursorIterator):
                 if n != UNKNOWN:
                     raise
                 break
-        return view.finish(i, values)
+        return batches.finish(i, values)
 
 
 @cython.final
@@ -2268,7 +2362,7 @@ cdef class UnbatchIterator:
             self.i = i + 1
             try:
                 if i // view.k != self.held:
-                    self.hold(i, n)
+                    self.hold(view, i, n)
                 return view.member(i, self.batch)
             except IndexError:
                 if n != UNKNOWN:
@@ -2276,17 +2370,20 @@ cdef class UnbatchIterator:
         self.view = self.batch = self.batches = None
         raise StopIteration
 
-    cdef int hold(self, Py_ssize_t i, Py_ssize_t n) except -1:
+    cdef int hold(self, Unbatch view, Py_ssize_t i, Py_ssize_t n) except -1:
         """Read the batch of item i."""
-        cdef Py_ssize_t b = i // self.view.k
+        cdef Cursor batches = self.batches
+        cdef Py_ssize_t b = i // view.k, count = view.k
         self.held, self.batch = -1, None
-        self.batches.go_to(b)  # only after an error has it to move
-        self.batch = self.batches.advance(self.view, i)
-        self.held = b
-        if type(self.batch) is list:
-            self.plain, self.j, self.count = self.batch, i % self.view.k + 1, self.view.k
+        if batches is None:
+            raise IndexError("unbatch: the iterator has ended")
+        batches.go_to(b)  # only after an error has it to move
+        batch = batches.advance(view, i)
+        self.held, self.batch = b, batch
+        if type(batch) is list:
             if n != UNKNOWN:
-                self.count = min(self.count, n - b * self.view.k)
+                count = min(count, n - b * view.k)
+            self.plain, self.j, self.count = batch, i % view.k + 1, count
         return 0
 
 
@@ -2310,7 +2407,7 @@ cdef class Split(Derived):
             return self.source[self.starts[i]:self.stops[i]]
         if isinstance(self.source, View):
             return slice_of(self.source, slice(self.starts[i], self.stops[i]))
-        return Slice(self.source, self.starts[i], 1, self.stops[i] - self.starts[i])
+        return Slice(self.source, self.starts[i], 1, self.stops[i] - self.starts[i], self.stops[i] - self.starts[i] - 1)
 
     cdef Py_ssize_t size(self) except? -1:
         return self.starts.shape[0]
@@ -2355,9 +2452,12 @@ cdef class Uniter(View):
     cdef bint started  # whether there was one
     cdef object lock
 
-    def __init__(self, iterable, Py_ssize_t cache_size, Py_ssize_t n_parallel, Py_ssize_t n):
+    def __init__(self, iterable, Py_ssize_t cache_size, Py_ssize_t n_parallel, Py_ssize_t n, bint started=False):
         self.iterable, self.cache_size, self.n_parallel, self.n = iterable, cache_size, n_parallel, n
+        self.started = started
         self.passes, self.lock = [], RLock()
+        self.go_under(iterable)
+        self.shares = False  # a pass gives one item after the other
 
     cdef object item(self, Py_ssize_t i):
         with self.lock:
@@ -2410,7 +2510,7 @@ cdef class Uniter(View):
         return (self.iterable,)
 
     def __reduce__(self):
-        return Uniter, (self.iterable, self.cache_size, self.n_parallel, self.n), self.site
+        return Uniter, (self.iterable, self.cache_size, self.n_parallel, self.n, self.started), self.site
 
 
 # ---- Debug, monitor -------------------------------------------------------------------------------------------------
@@ -2446,6 +2546,9 @@ cdef class Debug(Derived):
         except BaseException as error:
             raise function_error(self, i, error)
         return 0
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, i, value)
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
@@ -2512,6 +2615,9 @@ cdef class Monitor(Derived):
         with cython.critical_section(self):
             self.reads, self.seconds = 0, 0
 
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, i, value)
+
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
 
@@ -2523,10 +2629,10 @@ cdef class Monitor(Derived):
 cdef class MonitorIterator(CursorIterator):
     """The next item, and how long it takes."""
 
-    cdef object combine(self, Py_ssize_t i):
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
         cdef double start = perf_counter()
-        value = (<Cursor>self.cursors[0]).advance(self.view, i)
-        (<Monitor>self.view).note(1, perf_counter() - start)
+        value = (<Cursor>cursors[0]).advance(view, i)
+        (<Monitor>view).note(1, perf_counter() - start)
         return value
 
 
