@@ -31,7 +31,7 @@ def source(value: _S, function: str, name: str) -> _S:
     kind = type(value)
     if isinstance(value, Mapping):
         raise wrong(TypeError, function, name, "a sequence, not a mapping (use list(d.values()))", value)
-    if kind.__module__.partition(".")[0] == "pandas":
+    if any(str(base.__module__).partition(".")[0] == "pandas" for base in kind.__mro__):
         raise wrong(TypeError, function, name, "a sequence, not a pandas object (use .to_numpy())", value)
     if not hasattr(kind, "__getitem__") or getattr(value, "ndim", None) == 0:
         raise wrong(TypeError, function, name, "a sequence, with a __getitem__", value)
@@ -45,8 +45,12 @@ def sources(values: Iterable[Source[T]], function: str, name: str = "sequences")
     except TypeError:
         raise wrong(TypeError, function, name, "an iterable of sequences", values) from None
     if not all_plain(values):
+        fine: set[type] = set()  # kinds that need no second look: a million parts are often of one
         for k, value in enumerate(values):
-            source(value, function, f"{name}[{k}]")
+            if type(value) not in fine:
+                source(value, function, f"{name}[{k}]")
+                if not hasattr(type(value), "ndim"):
+                    fine.add(type(value))
     return values
 
 

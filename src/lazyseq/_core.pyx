@@ -10,7 +10,7 @@ with and without a GIL; a class that departs from this says what guards what.
 
 cimport cython
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_SetItem
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t
@@ -66,8 +66,30 @@ cdef extern from *:
         return Py_SIZE(key) == 1 ? (Py_ssize_t)((PyLongObject *)key)->ob_digit[0] : Py_SIZE(key) == 0 ? 0 : -1;
     #endif
     }
+
+    /* How many of the first items of a tuple are exact lists. Of a million parts, each look counts. */
+    static Py_ssize_t leading_lists(PyObject *tuple)
+    {
+        Py_ssize_t k = 0, n = PyTuple_GET_SIZE(tuple);
+        while (k < n && PyList_CheckExact(PyTuple_GET_ITEM(tuple, k)))
+            k++;
+        return k;
+    }
+
+    /* The same, and where each of them begins in their concatenation, which cannot be too long. */
+    static Py_ssize_t begin_lists(PyObject *tuple, Py_ssize_t *offsets, Py_ssize_t *total)
+    {
+        Py_ssize_t k = 0, n = PyTuple_GET_SIZE(tuple);
+        for (*total = 0; k < n && PyList_CheckExact(PyTuple_GET_ITEM(tuple, k)); k++) {
+            offsets[k] = *total;
+            *total += PyList_GET_SIZE(PyTuple_GET_ITEM(tuple, k));
+        }
+        return k;
+    }
     """
     Py_ssize_t small_int(object key)
+    Py_ssize_t leading_lists(object sequences)
+    Py_ssize_t begin_lists(object sequences, Py_ssize_t *offsets, Py_ssize_t *total)
 
 cdef inline bint is_number(object value):
     """Whether it is a plain number, in which no view hides."""
@@ -855,9 +877,9 @@ cdef class CursorIterator:
 
     It goes on with the next item after an error, also when only some of the sources have moved on.
 
-    Threads, and functions that call next() on the iterator which calls them: no iterator locks anything. Each `__next__`
-    holds what it uses by references of its own, since another one may replace or end everything meanwhile; two at once
-    may give an item twice, or leave one out, as generators' consumers would, but find no dead object.
+    Threads, and functions that call next() on the iterator which calls them: no iterator locks anything. Each
+    `__next__` holds what it uses by references of its own, since another one may replace or end everything meanwhile;
+    two at once may give an item twice, or leave one out, but find no dead object.
     """
     cdef View view
     cdef list cursors
@@ -1621,19 +1643,20 @@ cdef class Concatenate(Joined):
         PyMem_Free(self.offsets)
 
     def __init__(self, tuple parts):
-        cdef Py_ssize_t k, size
+        cdef Py_ssize_t k, size, lists
         if self.offsets != NULL:
             raise TypeError("a concatenation is made once")
-        self.offsets = <Py_ssize_t *>PyMem_Malloc((len(parts) + 1) * sizeof(Py_ssize_t))
-        if self.offsets == NULL:
-            raise MemoryError
-        self.adopt(parts)
-        self.dense = len(parts) > 0
-        self.n = 0
-        for k in range(len(parts)):
+        lists = self.begin(parts)
+        if lists < len(parts):
+            parts = flattened(parts)
+            lists = self.begin(parts)
+        self.parts = parts
+        self.dense = len(parts) > lists == 0
+        for k in range(lists, len(parts)):
             self.offsets[k] = self.n
-            size = size_of(parts[k])
+            self.go_under(parts[k])
             self.dense = self.dense and dense_of(parts[k])
+            size = size_of(parts[k])
             if size == UNKNOWN:
                 if k < len(parts) - 1:
                     raise TypeError(f"concatenate: sequences[{k}] has no length, which only the last one may lack, "
@@ -1645,6 +1668,14 @@ cdef class Concatenate(Joined):
                 self.n += size
         self.offsets[len(parts)] = PY_SSIZE_T_MAX if self.n == UNKNOWN else self.n
         self.density = len(parts) / <double>self.offsets[len(parts)] if self.offsets[len(parts)] else 0
+
+    cdef Py_ssize_t begin(self, tuple parts) except -1:
+        """Set the offsets of the leading lists, and return how many these are."""
+        cdef void *offsets = PyMem_Realloc(self.offsets, (len(parts) + 1) * sizeof(Py_ssize_t))
+        if offsets == NULL:
+            raise MemoryError
+        self.offsets = <Py_ssize_t *>offsets
+        return begin_lists(parts, self.offsets, &self.n)
 
     cdef Py_ssize_t part_of(self, Py_ssize_t i) noexcept:
         """The last part that begins at or before i: where it would be if all were as long, or else by bisection."""
@@ -1788,18 +1819,15 @@ cdef class ConcatenateIterator:
 
 def all_plain(tuple sequences):
     """Whether all are exact lists, tuples or views, so that there is nothing to check about them."""
-    for sequence in sequences:
-        if not (type(sequence) is list or type(sequence) is tuple or isinstance(sequence, View)):
+    for sequence in sequences[leading_lists(sequences):]:
+        if not (type(sequence) is list or type(sequence) is tuple or is_a(sequence, View)):
             return False
     return True
 
 
-def flattened(tuple sequences):
+cdef tuple flattened(tuple sequences):
     """The sequences, nested concatenations replaced by their parts, unless these have changed since."""
-    for sequence in sequences:
-        if type(sequence) is Concatenate:
-            break
-    else:
+    if not any([type(each) is Concatenate for each in sequences]):
         return sequences
     parts = []
     for sequence in sequences:
@@ -2393,16 +2421,16 @@ cdef class UnbatchIterator:
 @cython.final
 cdef class Split(Derived):
     """split[i] = source[starts[i]:stops[i]], a slice of the source's own where that is known to mean what it says"""
-    cdef const int64_t[::1] starts, stops
+    cdef object starts, stops  # lists or ranges
     cdef bint sliceable
 
-    def __init__(self, source, starts, stops, sliceable):
+    def __init__(self, source, starts, stops, bint sliceable):
         self.starts, self.stops, self.sliceable = starts, stops, sliceable
         self.adopt(source)
 
     cdef object item(self, Py_ssize_t i):
-        if i >= self.starts.shape[0]:
-            raise IndexError(f"split index {i} is out of range for {self.starts.shape[0]} items")
+        if i >= len(self.starts):
+            raise IndexError(f"split index {i} is out of range for {len(self.starts)} items")
         if self.sliceable:
             return self.source[self.starts[i]:self.stops[i]]
         if isinstance(self.source, View):
@@ -2410,7 +2438,7 @@ cdef class Split(Derived):
         return Slice(self.source, self.starts[i], 1, self.stops[i] - self.starts[i], self.stops[i] - self.starts[i] - 1)
 
     cdef Py_ssize_t size(self) except? -1:
-        return self.starts.shape[0]
+        return len(self.starts)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         cdef Py_ssize_t j
@@ -2423,7 +2451,7 @@ cdef class Split(Derived):
         return 0
 
     def __reduce__(self):
-        return Split, (self.source, numpy.asarray(self.starts), numpy.asarray(self.stops), self.sliceable), self.site
+        return Split, (self.source, self.starts, self.stops, self.sliceable), self.site
 
 
 # ---- Uniter ---------------------------------------------------------------------------------------------------------
