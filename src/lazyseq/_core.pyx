@@ -829,20 +829,34 @@ cdef class Joined(View):
 # ---- Reading on -----------------------------------------------------------------------------------------------------
 
 
+cdef object iterator_of(object source, Py_ssize_t start):
+    """An iterator over what reading from item `start` on gives, where it is sure to be the same; else None."""
+    if is_a(source, View):
+        return (<View>source).iterate(start)
+    if type(source) is range:
+        return iter(source[start:] if start else source)
+    if type(source) is tuple:
+        iterator = iter(source)
+        if start:
+            iterator.__setstate__(start)
+        return iterator
+    return None
+
+
 @cython.final
 cdef class Cursor:
     """Reads a source from item j on, the fastest way that gives what reading by index gives."""
     cdef object source
     cdef list plain  # the source if it is an exact list
-    cdef object iterator  # the source's own if it is a view
+    cdef object iterator  # the source's own, or None
     cdef Py_ssize_t j  # the next item
 
     def __init__(self, source, Py_ssize_t j):
         self.source, self.j = source, j
         if type(source) is list:
             self.plain = source
-        elif isinstance(source, View):
-            self.iterator = (<View>source).iterate(j)
+        else:
+            self.iterator = iterator_of(source, j)
 
     cdef inline object advance(self, View stage, Py_ssize_t i):
         """The next item, which the stage needs for its item i; IndexError past the end."""
@@ -868,7 +882,7 @@ cdef class Cursor:
         if j != self.j:
             self.j = j
             if self.iterator is not None:
-                self.iterator = (<View>self.source).iterate(j)
+                self.iterator = iterator_of(self.source, j)
         return 0
 
 
@@ -1100,7 +1114,9 @@ cdef class Applied(Derived):
         return grain_of(self.source)
 
     cdef object iterate(self, Py_ssize_t start):
-        return AppliedIterator(self, start) if isinstance(self.source, View) else ViewIterator(self, start)
+        if is_a(self.source, View) or type(self.source) is tuple or type(self.source) is range:
+            return AppliedIterator(self, start)
+        return ViewIterator(self, start)
 
     cdef str label(self):
         return f"{type(self).__name__.lower()}({name_of(self.f)})"
@@ -1111,13 +1127,13 @@ cdef class Applied(Derived):
 
 @cython.final
 cdef class AppliedIterator:
-    """A function over the next item of a view: that view's own iterator knows where it ends."""
+    """A function over the next item of a source whose own iterator knows where it ends."""
     cdef Applied view
     cdef object iterator
     cdef Py_ssize_t i
 
     def __init__(self, Applied view, Py_ssize_t start):
-        self.view, self.iterator, self.i = view, (<View>view.source).iterate(start), start
+        self.view, self.iterator, self.i = view, iterator_of(view.source, start), start
 
     def __iter__(self):
         return self
@@ -2204,7 +2220,7 @@ cdef class Batch(Derived):
         return grain // self.k if grain % self.k == 0 else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        by_index = self.stacks or self.shares or not isinstance(self.source, View)
+        by_index = self.stacks or self.shares or type(self.source) is list
         return ViewIterator(self, start) if by_index else BatchIterator(self, start)
 
     def __reduce__(self):
