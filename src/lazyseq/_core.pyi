@@ -94,7 +94,9 @@ class Switch(Joined[T_co]):
 
 @final
 class Concatenate(Joined[T_co]):
-    def __init__(self, parts: tuple[Source[T_co], ...]) -> None: ...
+    def __init__(
+        self, parts: tuple[Source[T_co], ...], check: Callable[[tuple[Source[Any], ...]], None] | None = None
+    ) -> None: ...
 
 @final
 class Interleave(Joined[T_co]):

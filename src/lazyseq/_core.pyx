@@ -1658,12 +1658,15 @@ cdef class Concatenate(Joined):
     def __dealloc__(self):
         PyMem_Free(self.offsets)
 
-    def __init__(self, tuple parts):
+    def __init__(self, tuple parts, check=None):
+        """`check` is called with parts that are not all lists: a million of these are looked at only once."""
         cdef Py_ssize_t k, size, lists
         if self.offsets != NULL:
             raise TypeError("a concatenation is made once")
         lists = self.begin(parts)
         if lists < len(parts):
+            if check is not None:
+                check(parts)
             parts = flattened(parts)
             lists = self.begin(parts)
         self.parts = parts

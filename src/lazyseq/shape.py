@@ -60,6 +60,10 @@ def collate(sequences: Iterable[Source[Any]]) -> View[tuple[Any, ...]]:
     return _core.Collate(_checks.same_length(sequences, "collate"))
 
 
+def _check_parts(parts: tuple[Source[Any], ...]) -> None:
+    _checks.each(parts, "concatenate")
+
+
 @overload
 def concatenate(sequences: Iterable[Source[T]]) -> View[T]: ...
 @overload
@@ -87,7 +91,7 @@ def concatenate(sequences: Iterable[Source[Any]]) -> View[Any]:
     >>> joined[-3:][0]
     10
     """
-    return _core.Concatenate(_checks.sources(sequences, "concatenate"))
+    return _core.Concatenate(_checks.together(sequences, "concatenate"), _check_parts)
 
 
 @overload
