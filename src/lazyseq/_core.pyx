@@ -17,7 +17,7 @@ from libc.stdint cimport int64_t
 
 from array import array as typed_array
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import islice
 from operator import index as as_index
 from sys import _getframe
@@ -288,23 +288,32 @@ cdef list pull_many(View stage, const Py_ssize_t *wanted, object source, const P
         return []
     if not shares_of(source):
         return [pull(stage, wanted[k], source, indices[k]) for k in range(n)]
+    enter(stage)
     try:
         return (<View>source).items(indices, n) if isinstance(source, View) else foreign_items(source, indices, n)
     except BaseException as error:
         raise joint_error(stage, wanted[0], source, indices, n, error, seterr())
+    finally:
+        leave(stage)
 
 
 cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
     cdef Py_ssize_t k
     cdef list wanted = [indices[k] for k in range(n)]
+    cdef list found
     if not hasattr(type(source), "__getitems__"):
-        return list(rows_of(source, numpy.array(wanted, numpy.intp)))
+        try:
+            return list(rows_of(source, numpy.array(wanted, numpy.intp)))
+        except Exception:  # it takes no such indices, or cannot be read, which the items tell then
+            return [foreign_item(source, i) for i in wanted]
     values = source.__getitems__(wanted)
-    if not hasattr(type(values), "__len__") or not hasattr(type(values), "__iter__"):
+    if not hasattr(type(values), "__len__") or isinstance(values, (str, bytes, Mapping, Set)):
         raise TypeError(f"{type(source).__name__}.__getitems__ must return {n} items, got {type(values).__name__}")
-    if len(values) != n:
-        raise ValueError(f"{type(source).__name__}.__getitems__ must return {n} items, got {len(values)}")
-    return list(values)
+    found = list(values) if type(values) is list else list(islice(values, n + 1))  # whose length need not be true
+    if len(found) != n:
+        count = max(len(found), len(values))
+        raise ValueError(f"{type(source).__name__}.__getitems__ must return {n} items, got {count}")
+    return found
 
 
 cdef object rows_of(object source, object rows):
@@ -387,18 +396,29 @@ cdef bint dense_of(object source):
         return type(source) in ARRAYS and stackable(source.dtype)
     if takes_index_arrays(source):
         return stackable(source.dtype)
-    return type(source) in NUMBERS or hasattr(type(source), "__dlpack__")
+    return type(source) in NUMBERS or lends_its_memory(type(source))
+
+
+cdef bint lends_its_memory(object kind) except -1:
+    """Whether it has DLPack, and its items are its own rows: a subclass may have a __getitem__ of another mind."""
+    for base in kind.__mro__:
+        if "__dlpack__" in base.__dict__:
+            return True
+        if "__getitem__" in base.__dict__:
+            return False
+    return False
 
 
 cdef object array_over(object source):
     """An array over the source's own memory, or None."""
     if type(source) in ARRAYS:
-        return source
+        return numpy.asarray(source)
     try:
         if type(source) in NUMBERS:
-            return numpy.asarray(memoryview(source))
-        if source.__dlpack_device__()[0] == 1:  # memory of the processor
-            return numpy.from_dlpack(source)
+            view = memoryview(source)
+            return numpy.asarray(view) if view.format in "bBhHiIlLqfd?" else None
+        if source.__dlpack_device__()[0] == 1 and not (hasattr(source, "is_neg") and source.is_neg()):
+            return numpy.from_dlpack(source)  # memory of the processor, as it is
     except Exception:  # it would rather not: tensors with gradients, types that numpy lacks, buffers of many dimensions
         pass
     return None
@@ -411,11 +431,11 @@ cdef object block_of(object source, object rows):
     if takes_index_arrays(source):
         try:
             found = rows_of(source, rows)
-        except IndexError:
+        except Exception:  # see foreign_items
             return None
         if type(found) is not numpy.ndarray or not stackable(found.dtype):
             return None
-        return found if found.base is None else found.copy()
+        return found.copy()  # it may be a part that the source keeps
     found = array_over(source)
     if found is None or not stackable(found.dtype) or (type(source) in NUMBERS and found.ndim != 1):
         return None
@@ -441,9 +461,12 @@ cdef object all_rows(object rows):
 cdef object scattered_block(tuple parts, which, positions):
     """The block of parts[k][j] for k, j in zip(which, positions), each part being asked once, or None."""
     cdef object block = None
-    for k in numpy.unique(which):
-        here = which == k
-        found = block_of(parts[k], positions[here])
+    order = numpy.argsort(which, kind="stable")
+    which = which[order]
+    begins = numpy.flatnonzero(numpy.diff(which, prepend=-1))
+    for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(which)]):
+        here = order[begin:end]
+        found = block_of(parts[which[begin]], positions[here])
         if found is None:
             return None
         if block is None:
@@ -1429,9 +1452,10 @@ cdef class LazyGather(Derived):
     cdef object block(self, object rows):
         """Only the indices of a range are asked for: others may be computed, and are by the items if this fails."""
         cdef Py_ssize_t n = size_of(self.source)
-        targets = self.lazy.start + all_rows(rows) * self.lazy.step
-        if len(targets) == 0 or targets.min() < 0 or targets.max() >= n:
+        ends = (rows.start, rows.stop - 1) if type(rows) is slice else (int(rows.min()), int(rows.max()))
+        if not all([0 <= self.lazy[end] < n for end in ends]):  # Python's numbers, which do not wrap
             return None
+        targets = self.lazy.start + all_rows(rows) * self.lazy.step
         if type(rows) is slice and self.lazy.step == 1:
             return block_of(self.source, slice(self.lazy.start + rows.start, self.lazy.start + rows.stop))
         return block_of(self.source, targets)
@@ -2121,7 +2145,7 @@ cdef class Batch(Derived):
             block = self.stacked(i, start, stop)
             if block is not None:
                 return block
-        if n != UNKNOWN:
+        if n != UNKNOWN or endless_of(self.source):
             values = self.slice(i, start, stop)
         else:
             values = self.slice_to_end(i, start, stop)
@@ -2223,7 +2247,8 @@ cdef class Batch(Derived):
         return grain // self.k if grain % self.k == 0 else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        by_index = self.stacks or self.shares or type(self.source) is list
+        # Where neighbours share an evaluation, reading on shares more than reading each batch together.
+        by_index = self.stacks or type(self.source) is list or (self.shares and grain_of(self.source) == 1)
         return ViewIterator(self, start) if by_index else BatchIterator(self, start)
 
     def __reduce__(self):
@@ -2364,10 +2389,22 @@ cdef class Unbatch(Derived):
         return self.k * grain if grain <= PY_SSIZE_T_MAX // self.k else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        return UnbatchIterator(self, start)
+        return UnbatchIterator(self, start) if self.flat is None else FlatIterator(self, start)
 
     def __reduce__(self):
         return Unbatch, (self.source, self.k, self.last), self.site
+
+
+@cython.final
+cdef class FlatIterator(CursorIterator):
+    """The items of an unbatch of plain batches, without these."""
+
+    def __init__(self, Unbatch view, Py_ssize_t start):
+        self.view, self.i = view, start
+        self.cursors = [Cursor(view.flat, start)]
+
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        return (<Cursor>cursors[0]).advance(view, i) if (<Unbatch>view).is_flat(i) else view.item(i)
 
 
 @cython.final
