@@ -1,6 +1,7 @@
 """Reads of many items at once: the same items, by fewer and larger reads of the sources."""
 
 import array
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -584,3 +585,71 @@ def test_many_parts_are_one_block():
     order = np.random.default_rng(0).permutation(1000)
     same(batch(gather(concatenate(parts), order), 1000, collate_fn=np.stack)[0], np.concatenate(parts)[order])
     same(np.asarray(concatenate(parts)), np.concatenate(parts))
+
+
+def test_an_index_array_of_neighbours_is_read_as_a_slice():
+    source = InFile(ROWS)
+    same(batch(gather(source, [4, 5, 6, 7, 0, 1]), 4, collate_fn=np.stack)[0], ROWS[4:8])
+    assert source.asked == [(4, 8)]
+    same(batch(gather(ROWS, np.arange(3, 20)), 8, collate_fn=np.stack)[1], ROWS[11:19])
+    same(batch(gather(ROWS, [4, 6, 6, 7]), 4, collate_fn=np.stack)[0], ROWS[[4, 6, 6, 7]])  # as far apart as neighbours
+
+
+class Lending:
+    """Rows by DLPack, of a source that answers with a copy unless it is told not to."""
+
+    def __init__(self, rows):
+        self.rows, self.copies = rows, 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+    def __dlpack_device__(self):
+        return self.rows.__dlpack_device__()
+
+    def __dlpack__(self, *, copy=None, **options):
+        self.copies += copy is not False
+        return (self.rows if copy is False else self.rows.copy()).__dlpack__(**options)
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy asks for no copies since 2.1")
+def test_memory_is_lent_without_a_copy():
+    source = Lending(ROWS.copy())
+    same(batch(gather(source, [3, 0]), 2, collate_fn=np.stack)[0], ROWS[[3, 0]])
+    assert source.copies == 0
+
+
+def test_sources_that_never_give_a_block_say_so():
+    for source in (array.array("Q", [1]), memoryview(bytes(4)).cast("b", (2, 2)), memoryview(b"ab").cast("c")):
+        assert gather(source, [0]).bulk is None
+    torch = pytest.importorskip("torch")
+    assert gather(torch.zeros(3, requires_grad=True), [0]).bulk is None
+
+
+def test_a_dtype_that_cannot_be_had_is_the_items_concern():
+    class Closed(InFile):
+        @property
+        def dtype(self):
+            raise OSError("closed")
+
+    source = Closed(ROWS)
+    view = batch(gather(source, [1, 2]), 2, collate_fn=np.stack)
+    same(view[0], ROWS[1:3])
+
+
+def test_an_array_of_a_view_is_copied_once():
+    rows = np.zeros((1000, 1000))
+    view = gather(rows, np.arange(1000))
+    tracemalloc.start()
+    np.asarray(view)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * rows.nbytes
+
+
+def test_getitems_of_endless_indices():
+    with pytest.raises(TypeError, match="no length"):
+        arange(9)[::2].__getitems__(cycle([1, 2]))

@@ -353,12 +353,13 @@ cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_
 cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, positions):
     """[parts[k][j] for k, j in zip(which, positions)], each part being asked once."""
     cdef Py_ssize_t n = len(which), begin = 0, end, m, k
-    cdef Py_ssize_t[::1] order = numpy.argsort(which, kind="stable"), part, inner, outer
+    cdef Py_ssize_t[::1] order, part, inner, outer
     cdef list found, values = [None] * n
     if n == 0:
         return values
-    part, inner = which[numpy.asarray(order)], positions[numpy.asarray(order)]
-    outer = numpy.array([wanted[m] for m in range(n)], numpy.intp)[numpy.asarray(order)]
+    by_part = numpy.argsort(which, kind="stable")
+    order, part, inner = by_part, which[by_part], positions[by_part]
+    outer = numpy.array([wanted[order[m]] for m in range(n)], numpy.intp)
     while begin < n:
         k, end = part[begin], begin + 1
         while end < n and part[end] == k:
@@ -379,6 +380,8 @@ cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, po
 STACKS = (numpy.stack, numpy.array, numpy.asarray)  # these make the same array of the items that are found here
 ARRAYS = (numpy.ndarray, numpy.memmap)
 NUMBERS = (typed_array, bytes, bytearray, memoryview)  # the items are Python's ints, floats and bools
+SMALL_NUMBERS = [*"bBhHiIlqfd?"]  # the formats of those that become int64, float64 and bool whatever their values are
+AS_IT_IS = {"copy": False} if numpy.lib.NumpyVersion(numpy.__version__) >= "2.1.0" else {}
 
 
 cdef bint stackable(object dtype):
@@ -395,8 +398,11 @@ cdef bint dense_of(object source):
     if isinstance(source, numpy.ndarray):
         return type(source) in ARRAYS and stackable(source.dtype)
     if takes_index_arrays(source):
-        return stackable(source.dtype)
-    return type(source) in NUMBERS or lends_its_memory(type(source))
+        try:
+            return stackable(source.dtype)
+        except Exception:  # see foreign_items
+            return False
+    return (type(source) in NUMBERS or lends_its_memory(type(source))) and array_over(source) is not None
 
 
 cdef bint lends_its_memory(object kind) except -1:
@@ -410,24 +416,30 @@ cdef bint lends_its_memory(object kind) except -1:
 
 
 cdef object array_over(object source):
-    """An array over the source's own memory, or None."""
+    """An array over the source's own memory, of which stack would make one of the same type, or None."""
+    cdef object found = None
     if type(source) in ARRAYS:
-        return numpy.asarray(source)
+        found = numpy.asarray(source)
     try:
         if type(source) in NUMBERS:
             view = memoryview(source)
-            return numpy.asarray(view) if view.format in "bBhHiIlLqfd?" else None
-        if source.__dlpack_device__()[0] == 1 and not (hasattr(source, "is_neg") and source.is_neg()):
-            return numpy.from_dlpack(source)  # memory of the processor, as it is
-    except Exception:  # it would rather not: tensors with gradients, types that numpy lacks, buffers of many dimensions
-        pass
-    return None
+            if view.ndim != 1 or view.format not in SMALL_NUMBERS:
+                return None
+            found = numpy.asarray(view)
+        elif found is None:
+            if source.__dlpack_device__()[0] != 1 or (hasattr(source, "is_neg") and source.is_neg()):
+                return None  # the memory of another device, or one that holds something else than the values
+            found = numpy.from_dlpack(source, **AS_IT_IS)
+    except Exception:  # it would rather not: tensors with gradients, types that numpy lacks
+        return None
+    return found if stackable(found.dtype) else None
 
 
 cdef object block_of(object source, object rows):
     """numpy.stack([source[j] for j in rows]) as a fresh array, or None."""
     if isinstance(source, View):
         return (<View>source).block(rows) if (<View>source).dense else None
+    rows = neighbours(rows)
     if takes_index_arrays(source):
         try:
             found = rows_of(source, rows)
@@ -437,7 +449,7 @@ cdef object block_of(object source, object rows):
             return None
         return found.copy()  # it may be a part that the source keeps
     found = array_over(source)
-    if found is None or not stackable(found.dtype) or (type(source) in NUMBERS and found.ndim != 1):
+    if found is None:
         return None
     try:
         if type(rows) is slice:
@@ -447,10 +459,22 @@ cdef object block_of(object source, object rows):
     except IndexError:
         return None
     if found is not None and type(source) in NUMBERS:
-        if found.dtype.kind == "u" and found.dtype.itemsize == 8:
-            return None  # the larger ones do not become int64
         return found if found.dtype.kind == "b" else found.astype("f8" if found.dtype.kind == "f" else "i8")
     return found
+
+
+cdef object neighbours(object rows):
+    """The rows as a slice, if they follow one another: they are copied in one go then."""
+    cdef Py_ssize_t k, n
+    cdef const Py_ssize_t[:] wanted
+    if type(rows) is not slice:
+        wanted, n = rows, len(rows)
+        if n and wanted[n - 1] - wanted[0] == n - 1:
+            for k in range(n):
+                if wanted[k] != wanted[0] + k:
+                    return rows
+            return slice(wanted[0], wanted[0] + n)
+    return rows
 
 
 cdef object all_rows(object rows):
@@ -602,6 +626,8 @@ cdef class View:
         cdef Py_ssize_t[::1] positions
         packed = select(self, indices)
         if not isinstance(packed, numpy.ndarray):
+            if length(packed) is None:
+                raise TypeError(f"{self.label()}.__getitems__ reads all of its indices, and {packed!r} has no length")
             packed = pack_indices(list(packed), f"{self.label()} indices")
         positions = numpy.array(packed, numpy.intp)
         n = positions.shape[0]
@@ -694,7 +720,7 @@ cdef class View:
             raise ValueError(f"{self.label()} computes its items: an array of them is always a copy")
         n = len(self)
         block = block_of(self, slice(0, n)) if n else None
-        return numpy.array(list(self) if block is None else block, dtype=dtype)
+        return numpy.array(list(self), dtype=dtype) if block is None else numpy.asarray(block, dtype=dtype)
 
     def __repr__(self):
         try:
