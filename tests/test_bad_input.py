@@ -100,7 +100,7 @@ WRONG = [
     (lambda: repeat(1, -1), ValueError, "repeat: times must be at least 0, got -1 (int)"),
     (lambda: repeat(1, "2"), TypeError, "repeat: times must be an int, got '2' (str)"),
     (lambda: repeat(1)[-1], IndexError, "repeat index -1 counts from the end, but the length is unknown"),
-    (lambda: repeat(1).__setitem__(slice(None), [1]), ValueError, "1 values for unboundedly many items"),
+    (lambda: repeat(1).__setitem__(slice(None), [1]), ValueError, "it is not known how many items slice(None, None, None) means"),
     (lambda: len(cycle([1])), TypeError, "cycle has no length: that of its source is unknown or unbounded"),
     (lambda: cycle([1])[:-1], IndexError, "cycle slice slice(None, -1, None) counts from the end, but the length is unknown"),
     (lambda: interleave([1], 2), TypeError, "interleave: sequences[1] must be a sequence, with a __getitem__, got 2 (int)"),

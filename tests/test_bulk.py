@@ -1,6 +1,7 @@
 """Reads of many items at once: the same items, by fewer and larger reads of the sources."""
 
 import array
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -471,3 +472,184 @@ def test_other_batches_are_read_as_they_are(options):
 
 def test_numbers_of_arange_stay_numbers():
     same(batch(arange(0, 30, 3), 4, collate_fn=np.stack)[1], np.array([12, 15, 18, 21]))
+
+
+# ---- What a reviewer found
+
+
+def shards(n, size):
+    calls = []
+
+    def load(i):
+        calls.append(i)
+        return [size * i + k for k in range(size)]
+
+    return unbatch(smap(load, list(range(n))), size), calls
+
+
+def test_iterating_batches_that_do_not_fit_the_shards_reads_each_shard_once():
+    items, calls = shards(5, 100)
+    batches = list(batch(items, 32))
+    assert sum(batches, []) == list(range(500)) and calls == [0, 1, 2, 3, 4]
+
+
+def test_batches_of_an_endless_view_are_read_together():
+    items, calls = shards(2, 10)
+    assert batch(cycle(items), 5)[1] == [5, 6, 7, 8, 9] and calls == [0]
+    source = Many(range(6))
+    assert batch(cycle(source), 4)[1] == [4, 5, 0, 1] and source.asked == [[4, 5, 0, 1]]
+
+
+def test_a_flat_unbatch_iterates_as_it_reads():
+    calls = []
+
+    def fail_at_five(x):
+        calls.append(x)
+        if x == 5:
+            raise KeyError(x)
+        return x
+
+    view = unbatch(batch(smap(fail_at_five, range(8)), 4), 4)
+    items, found = iter(view), []
+    for _ in range(8):
+        try:
+            found.append(next(items))
+        except EvaluationError:
+            found.append(None)
+    assert found == [0, 1, 2, 3, 4, None, 6, 7] and calls == list(range(8))
+    assert list(items) == []
+    calls.clear()
+    assert next(iter(view)) == 0 and calls == [0]
+
+
+def test_a_subclass_with_items_of_its_own_has_no_blocks():
+    torch = pytest.importorskip("torch")
+
+    class Tenfold(torch.Tensor):
+        def __getitem__(self, i):
+            return super().__getitem__(i) * 10
+
+    view = gather(torch.arange(3.0).as_subclass(Tenfold), range(3))
+    assert view.bulk is None and batch(view, 3, collate_fn=np.stack)[0].tolist() == [0, 10, 20]
+
+
+def test_sources_that_take_no_index_arrays_are_read_item_by_item():
+    class Frames(InFile):
+        def __getitem__(self, key):
+            if not isinstance(key, int):
+                raise ValueError("Cannot handle fancy indexing!")
+            return self.data[key].copy()
+
+    view = gather(Frames(ROWS), [3, 1, 6])
+    same(batch(view, 3, collate_fn=np.stack)[0], ROWS[[3, 1, 6]])
+    assert [row.tolist() for row in batch(view, 2)[0]] == ROWS[[3, 1]].tolist()
+
+
+def test_a_block_is_the_readers_own():
+    class Cached(InFile):
+        def __getitem__(self, key):
+            return self.data[key] if not isinstance(key, slice) or key != slice(0, 4) else self.chunk
+
+    source = Cached(ROWS)
+    source.chunk = ROWS[:4].copy()
+    found = batch(gather(source, range(4)), 4, collate_fn=np.stack)[0]
+    found[:] = 99
+    assert source.chunk.tolist() == ROWS[:4].tolist()
+
+
+def test_blocks_of_a_memmap_are_plain_arrays(tmp_path):
+    data = np.memmap(tmp_path / "rows", np.float32, "w+", shape=(20, 3))
+    data[:] = ROWS
+    for order in (range(5, 9), [7, 3, 3, 0]):
+        same(batch(gather(data, order), 4, collate_fn=np.stack)[0], np.stack([data[i] for i in order]))
+
+
+def test_ranges_beyond_64_bits_are_no_blocks():
+    view = gather(ROWS, range(0, 2**65, 2**62))
+    with pytest.raises(IndexError):
+        batch(view, 1, collate_fn=np.stack)[4]
+    with pytest.raises(IndexError):
+        batch(gather(ROWS, range(2**70, 2**70 + 3)), 3, collate_fn=np.stack)[0]
+
+
+def test_a_cycle_through_getitems_ends():
+    source = Many(range(3))
+    view = gather(smap(abs, source), [0, 1, 2])
+    source.__class__ = type("Loop", (Many,), {"__getitems__": staticmethod(view.__getitems__)})
+    with pytest.raises((RecursionError, EvaluationError)):
+        view.__getitems__([0, 1])
+
+
+def test_many_parts_are_one_block():
+    parts = [np.full((2, 3), k) for k in range(500)]
+    order = np.random.default_rng(0).permutation(1000)
+    same(batch(gather(concatenate(parts), order), 1000, collate_fn=np.stack)[0], np.concatenate(parts)[order])
+    same(np.asarray(concatenate(parts)), np.concatenate(parts))
+
+
+def test_an_index_array_of_neighbours_is_read_as_a_slice():
+    source = InFile(ROWS)
+    same(batch(gather(source, [4, 5, 6, 7, 0, 1]), 4, collate_fn=np.stack)[0], ROWS[4:8])
+    assert source.asked == [(4, 8)]
+    same(batch(gather(ROWS, np.arange(3, 20)), 8, collate_fn=np.stack)[1], ROWS[11:19])
+    same(batch(gather(ROWS, [4, 6, 6, 7]), 4, collate_fn=np.stack)[0], ROWS[[4, 6, 6, 7]])  # as far apart as neighbours
+
+
+class Lending:
+    """Rows by DLPack, of a source that answers with a copy unless it is told not to."""
+
+    def __init__(self, rows):
+        self.rows, self.copies = rows, 0
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+    def __dlpack_device__(self):
+        return self.rows.__dlpack_device__()
+
+    def __dlpack__(self, *, copy=None, **options):
+        self.copies += copy is not False
+        return (self.rows if copy is False else self.rows.copy()).__dlpack__(**options)
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy asks for no copies since 2.1")
+def test_memory_is_lent_without_a_copy():
+    source = Lending(ROWS.copy())
+    same(batch(gather(source, [3, 0]), 2, collate_fn=np.stack)[0], ROWS[[3, 0]])
+    assert source.copies == 0
+
+
+def test_sources_that_never_give_a_block_say_so():
+    for source in (array.array("Q", [1]), memoryview(bytes(4)).cast("b", (2, 2)), memoryview(b"ab").cast("c")):
+        assert gather(source, [0]).bulk is None
+    torch = pytest.importorskip("torch")
+    assert gather(torch.zeros(3, requires_grad=True), [0]).bulk is None
+
+
+def test_a_dtype_that_cannot_be_had_is_the_items_concern():
+    class Closed(InFile):
+        @property
+        def dtype(self):
+            raise OSError("closed")
+
+    source = Closed(ROWS)
+    view = batch(gather(source, [1, 2]), 2, collate_fn=np.stack)
+    same(view[0], ROWS[1:3])
+
+
+def test_an_array_of_a_view_is_copied_once():
+    rows = np.zeros((1000, 1000))
+    view = gather(rows, np.arange(1000))
+    tracemalloc.start()
+    np.asarray(view)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.5 * rows.nbytes
+
+
+def test_getitems_of_endless_indices():
+    with pytest.raises(TypeError, match="no length"):
+        arange(9)[::2].__getitems__(cycle([1, 2]))

@@ -3,10 +3,13 @@
 Run under a debug build of CPython and with ASan too.
 """
 
+import collections
 import gc
 import itertools
 import operator
 import pickle
+import sys
+import threading
 
 import pytest
 
@@ -254,3 +257,73 @@ def test_an_item_may_drop_its_view_and_the_iterator():
             next(holder["iterator"])
         except Exception as error:
             assert not isinstance(error, SystemError)
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_an_iterator_that_is_called_by_what_it_calls(name):
+    def reenter(x):
+        if holder and x in (0, 3):
+            try:
+                list(itertools.islice(holder[0], 50))
+            finally:
+                raise KeyError(x)
+        return [x]
+
+    for source in ((0, 1, 2, 3, 4, 5), [0, 1, 2, 3, 4, 5]):
+        holder = []
+        try:
+            holder.append(iter(VIEWS[name](smap(reenter, source))))
+        except Exception as error:
+            assert not isinstance(error, SystemError)
+        for _ in range(8):
+            try:
+                next(holder[0], None)
+            except Exception as error:
+                assert not isinstance(error, (SystemError, AttributeError))
+        holder.clear()
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_an_iterator_that_threads_share(name):
+    if name == "unbounded cycle":
+        return
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    unexpected = []
+
+    def read():
+        try:
+            collections.deque(itertools.islice(iterator, 200), maxlen=0)
+        except Exception as error:
+            if isinstance(error, (SystemError, AttributeError)) or "NoneType" in str(error):
+                unexpected.append(error)
+
+    try:
+        for _ in range(10):
+            source = smap(lambda x: [x], list(range(100)))
+            try:
+                iterator = iter(VIEWS[name](source))
+            except Exception:
+                return  # this view takes another kind of items
+            threads = [threading.Thread(target=read) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(60)
+            assert not unexpected
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_uniters_over_uniters_have_a_depth():
+    view = [0, 1]
+    with pytest.raises(RecursionError):
+        for _ in range(2000):
+            view = uniter(view, 0, 1, 2)
+
+
+def test_a_view_is_made_once():
+    view = concatenate([[1], [2]])
+    with pytest.raises(TypeError, match="made once"):
+        type(view).__init__(view, ([1],) * 100)
+    assert list(view) == [1, 2]

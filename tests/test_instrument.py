@@ -88,7 +88,6 @@ def test_tree_prints_the_pipeline_and_evaluates_nothing(capsys):
         "      collate, 10 items",
         "        repeat, unknown length",
         "        smap(load), 10 items",
-        "          range, 10 items",
     ]
     assert all(place.startswith(__file__) for _, _, place in lines if place)
 
@@ -119,3 +118,37 @@ def test_tree_of_a_source_whose_length_raises(capsys):
 
     tree(smap(abs, Sick()))
     assert "smap(abs), a length that raises OSError" in capsys.readouterr().out
+
+
+def test_tree_shows_what_is_shared_once_and_few_of_many(capsys):
+    view = smap(abs, [1, 0])
+    for _ in range(16):
+        view = collate([view, view])
+    tree(view)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 16 * 2 + 2 and lines[-1].endswith("(as above)")
+    tree(concatenate([[1]] * 100))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 22 and lines[-1] == "  and 80 more"
+
+
+def test_debug_and_monitor_pass_assignments_on():
+    xs = [1, 2, 3]
+    debug(xs, print)[1] = 5
+    monitor_throughput(xs)[0] = 4
+    assert xs == [4, 5, 3]
+
+
+def test_names_that_are_none():
+    class Odd:
+        __name__ = 3
+
+        def __call__(self, x):
+            raise KeyError(x)
+
+        def __getattr__(self, name):
+            raise OSError(name)
+
+    assert repr(smap(Odd(), [1])) == "<lazyseq smap(Odd) of 1 item>"
+    with pytest.raises(EvaluationError, match=r"item 0 of smap\(Odd\)"):
+        smap(Odd(), [1])[0]

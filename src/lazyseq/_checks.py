@@ -31,7 +31,7 @@ def source(value: _S, function: str, name: str) -> _S:
     kind = type(value)
     if isinstance(value, Mapping):
         raise wrong(TypeError, function, name, "a sequence, not a mapping (use list(d.values()))", value)
-    if kind.__module__.partition(".")[0] == "pandas":
+    if any(str(base.__module__).partition(".")[0] == "pandas" for base in kind.__mro__):
         raise wrong(TypeError, function, name, "a sequence, not a pandas object (use .to_numpy())", value)
     if not hasattr(kind, "__getitem__") or getattr(value, "ndim", None) == 0:
         raise wrong(TypeError, function, name, "a sequence, with a __getitem__", value)
@@ -40,14 +40,28 @@ def source(value: _S, function: str, name: str) -> _S:
 
 def sources(values: Iterable[Source[T]], function: str, name: str = "sequences") -> tuple[Source[T], ...]:
     """A tuple of sources."""
+    values = together(values, function, name)
+    if not all_plain(values):
+        each(values, function, name)
+    return values
+
+
+def together(values: Iterable[Source[T]], function: str, name: str = "sequences") -> tuple[Source[T], ...]:
+    """A tuple of what should be sources."""
     try:
-        values = tuple(values)
+        return tuple(values)
     except TypeError:
         raise wrong(TypeError, function, name, "an iterable of sequences", values) from None
-    if not all_plain(values):
-        for k, value in enumerate(values):
+
+
+def each(values: tuple[Source[object], ...], function: str, name: str = "sequences") -> None:
+    """Check that all are sources."""
+    fine: set[type] = set()  # kinds that need no second look: a million parts are often of one
+    for k, value in enumerate(values):
+        if type(value) not in fine:
             source(value, function, f"{name}[{k}]")
-    return values
+            if not hasattr(type(value), "ndim"):
+                fine.add(type(value))
 
 
 def same_length(sequences: _Sources, function: str) -> _Sources:

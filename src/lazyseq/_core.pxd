@@ -44,6 +44,7 @@ cdef class View:
 
     cdef object item(self, Py_ssize_t i)
     cdef Py_ssize_t size(self) except? -1
+    cdef bint endless(self) except -1
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n)
     cdef object block(self, object rows)
     cdef int assign(self, Py_ssize_t i, object value) except -1

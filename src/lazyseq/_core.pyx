@@ -10,14 +10,15 @@ with and without a GIL; a class that departs from this says what guards what.
 
 cimport cython
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_SetItem
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int64_t
 
 from array import array as typed_array
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from itertools import islice
 from operator import index as as_index
 from sys import _getframe
 from threading import RLock
@@ -65,8 +66,30 @@ cdef extern from *:
         return Py_SIZE(key) == 1 ? (Py_ssize_t)((PyLongObject *)key)->ob_digit[0] : Py_SIZE(key) == 0 ? 0 : -1;
     #endif
     }
+
+    /* How many of the first items of a tuple are exact lists. Of a million parts, each look counts. */
+    static Py_ssize_t leading_lists(PyObject *tuple)
+    {
+        Py_ssize_t k = 0, n = PyTuple_GET_SIZE(tuple);
+        while (k < n && PyList_CheckExact(PyTuple_GET_ITEM(tuple, k)))
+            k++;
+        return k;
+    }
+
+    /* The same, and where each of them begins in their concatenation, which cannot be too long. */
+    static Py_ssize_t begin_lists(PyObject *tuple, Py_ssize_t *offsets, Py_ssize_t *total)
+    {
+        Py_ssize_t k = 0, n = PyTuple_GET_SIZE(tuple);
+        for (*total = 0; k < n && PyList_CheckExact(PyTuple_GET_ITEM(tuple, k)); k++) {
+            offsets[k] = *total;
+            *total += PyList_GET_SIZE(PyTuple_GET_ITEM(tuple, k));
+        }
+        return k;
+    }
     """
     Py_ssize_t small_int(object key)
+    Py_ssize_t leading_lists(object sequences)
+    Py_ssize_t begin_lists(object sequences, Py_ssize_t *offsets, Py_ssize_t *total)
 
 cdef inline bint is_number(object value):
     """Whether it is a plain number, in which no view hides."""
@@ -225,6 +248,11 @@ cdef int store(object source, Py_ssize_t i, object value) except -1:
     return 0
 
 
+cdef bint endless_of(object source) except -1:
+    """Whether a source of unknown size has no end."""
+    return isinstance(source, View) and (<View>source).endless()
+
+
 cdef Py_ssize_t grain_of(object source) except -1:
     return (<View>source).grain() if isinstance(source, View) else 1
 
@@ -260,23 +288,32 @@ cdef list pull_many(View stage, const Py_ssize_t *wanted, object source, const P
         return []
     if not shares_of(source):
         return [pull(stage, wanted[k], source, indices[k]) for k in range(n)]
+    enter(stage)
     try:
         return (<View>source).items(indices, n) if isinstance(source, View) else foreign_items(source, indices, n)
     except BaseException as error:
         raise joint_error(stage, wanted[0], source, indices, n, error, seterr())
+    finally:
+        leave(stage)
 
 
 cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
     cdef Py_ssize_t k
     cdef list wanted = [indices[k] for k in range(n)]
+    cdef list found
     if not hasattr(type(source), "__getitems__"):
-        return list(rows_of(source, numpy.array(wanted, numpy.intp)))
+        try:
+            return list(rows_of(source, numpy.array(wanted, numpy.intp)))
+        except Exception:  # it takes no such indices, or cannot be read, which the items tell then
+            return [foreign_item(source, i) for i in wanted]
     values = source.__getitems__(wanted)
-    if not hasattr(type(values), "__len__") or not hasattr(type(values), "__iter__"):
+    if not hasattr(type(values), "__len__") or isinstance(values, (str, bytes, Mapping, Set)):
         raise TypeError(f"{type(source).__name__}.__getitems__ must return {n} items, got {type(values).__name__}")
-    if len(values) != n:
-        raise ValueError(f"{type(source).__name__}.__getitems__ must return {n} items, got {len(values)}")
-    return list(values)
+    found = list(values) if type(values) is list else list(islice(values, n + 1))  # whose length need not be true
+    if len(found) != n:
+        count = max(len(found), len(values))
+        raise ValueError(f"{type(source).__name__}.__getitems__ must return {n} items, got {count}")
+    return found
 
 
 cdef object rows_of(object source, object rows):
@@ -316,12 +353,13 @@ cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_
 cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, positions):
     """[parts[k][j] for k, j in zip(which, positions)], each part being asked once."""
     cdef Py_ssize_t n = len(which), begin = 0, end, m, k
-    cdef Py_ssize_t[::1] order = numpy.argsort(which, kind="stable"), part, inner, outer
+    cdef Py_ssize_t[::1] order, part, inner, outer
     cdef list found, values = [None] * n
     if n == 0:
         return values
-    part, inner = which[numpy.asarray(order)], positions[numpy.asarray(order)]
-    outer = numpy.array([wanted[m] for m in range(n)], numpy.intp)[numpy.asarray(order)]
+    by_part = numpy.argsort(which, kind="stable")
+    order, part, inner = by_part, which[by_part], positions[by_part]
+    outer = numpy.array([wanted[order[m]] for m in range(n)], numpy.intp)
     while begin < n:
         k, end = part[begin], begin + 1
         while end < n and part[end] == k:
@@ -342,6 +380,8 @@ cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, po
 STACKS = (numpy.stack, numpy.array, numpy.asarray)  # these make the same array of the items that are found here
 ARRAYS = (numpy.ndarray, numpy.memmap)
 NUMBERS = (typed_array, bytes, bytearray, memoryview)  # the items are Python's ints, floats and bools
+SMALL_NUMBERS = [*"bBhHiIlqfd?"]  # the formats of those that become int64, float64 and bool whatever their values are
+AS_IT_IS = {"copy": False} if numpy.lib.NumpyVersion(numpy.__version__) >= "2.1.0" else {}
 
 
 cdef bint stackable(object dtype):
@@ -358,38 +398,58 @@ cdef bint dense_of(object source):
     if isinstance(source, numpy.ndarray):
         return type(source) in ARRAYS and stackable(source.dtype)
     if takes_index_arrays(source):
-        return stackable(source.dtype)
-    return type(source) in NUMBERS or hasattr(type(source), "__dlpack__")
+        try:
+            return stackable(source.dtype)
+        except Exception:  # see foreign_items
+            return False
+    return (type(source) in NUMBERS or lends_its_memory(type(source))) and array_over(source) is not None
+
+
+cdef bint lends_its_memory(object kind) except -1:
+    """Whether it has DLPack, and its items are its own rows: a subclass may have a __getitem__ of another mind."""
+    for base in kind.__mro__:
+        if "__dlpack__" in base.__dict__:
+            return True
+        if "__getitem__" in base.__dict__:
+            return False
+    return False
 
 
 cdef object array_over(object source):
-    """An array over the source's own memory, or None."""
+    """An array over the source's own memory, of which stack would make one of the same type, or None."""
+    cdef object found = None
     if type(source) in ARRAYS:
-        return source
+        found = numpy.asarray(source)
     try:
         if type(source) in NUMBERS:
-            return numpy.asarray(memoryview(source))
-        if source.__dlpack_device__()[0] == 1:  # memory of the processor
-            return numpy.from_dlpack(source)
-    except Exception:  # it would rather not: tensors with gradients, types that numpy lacks, buffers of many dimensions
-        pass
-    return None
+            view = memoryview(source)
+            if view.ndim != 1 or view.format not in SMALL_NUMBERS:
+                return None
+            found = numpy.asarray(view)
+        elif found is None:
+            if source.__dlpack_device__()[0] != 1 or (hasattr(source, "is_neg") and source.is_neg()):
+                return None  # the memory of another device, or one that holds something else than the values
+            found = numpy.from_dlpack(source, **AS_IT_IS)
+    except Exception:  # it would rather not: tensors with gradients, types that numpy lacks
+        return None
+    return found if stackable(found.dtype) else None
 
 
 cdef object block_of(object source, object rows):
     """numpy.stack([source[j] for j in rows]) as a fresh array, or None."""
     if isinstance(source, View):
         return (<View>source).block(rows) if (<View>source).dense else None
+    rows = neighbours(rows)
     if takes_index_arrays(source):
         try:
             found = rows_of(source, rows)
-        except IndexError:
+        except Exception:  # see foreign_items
             return None
         if type(found) is not numpy.ndarray or not stackable(found.dtype):
             return None
-        return found if found.base is None else found.copy()
+        return found.copy()  # it may be a part that the source keeps
     found = array_over(source)
-    if found is None or not stackable(found.dtype) or (type(source) in NUMBERS and found.ndim != 1):
+    if found is None:
         return None
     try:
         if type(rows) is slice:
@@ -399,10 +459,22 @@ cdef object block_of(object source, object rows):
     except IndexError:
         return None
     if found is not None and type(source) in NUMBERS:
-        if found.dtype.kind == "u" and found.dtype.itemsize == 8:
-            return None  # the larger ones do not become int64
         return found if found.dtype.kind == "b" else found.astype("f8" if found.dtype.kind == "f" else "i8")
     return found
+
+
+cdef object neighbours(object rows):
+    """The rows as a slice, if they follow one another: they are copied in one go then."""
+    cdef Py_ssize_t k, n
+    cdef const Py_ssize_t[:] wanted
+    if type(rows) is not slice:
+        wanted, n = rows, len(rows)
+        if n and wanted[n - 1] - wanted[0] == n - 1:
+            for k in range(n):
+                if wanted[k] != wanted[0] + k:
+                    return rows
+            return slice(wanted[0], wanted[0] + n)
+    return rows
 
 
 cdef object all_rows(object rows):
@@ -413,9 +485,12 @@ cdef object all_rows(object rows):
 cdef object scattered_block(tuple parts, which, positions):
     """The block of parts[k][j] for k, j in zip(which, positions), each part being asked once, or None."""
     cdef object block = None
-    for k in numpy.unique(which):
-        here = which == k
-        found = block_of(parts[k], positions[here])
+    order = numpy.argsort(which, kind="stable")
+    which = which[order]
+    begins = numpy.flatnonzero(numpy.diff(which, prepend=-1))
+    for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(which)]):
+        here = order[begin:end]
+        found = block_of(parts[which[begin]], positions[here])
         if found is None:
             return None
         if block is None:
@@ -450,7 +525,8 @@ cdef class View:
 
     1. `item(i)` is the item, for 0 <= i < size, or for any i >= 0 when the size is unknown; there, an IndexError
        says that the sequence ends before i. Memory of its own it guards itself: a size may change meanwhile.
-    2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap.
+    2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap. `endless()` says, of
+       a view whose size is unknown, whether it is so because there is no end.
     3. `items(indices, n)` is many items at once, for views that `shares` says can share work between them. User
        functions see what they would see item by item, each item once, at most until the first error. `block(rows)`
        is what numpy.stack makes of the items, as a fresh array, or None; no user function is called on the way.
@@ -470,6 +546,9 @@ cdef class View:
 
     cdef Py_ssize_t size(self) except? -1:
         raise NotImplementedError
+
+    cdef bint endless(self) except -1:
+        return False
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
@@ -551,6 +630,8 @@ cdef class View:
         cdef Py_ssize_t[::1] positions
         packed = select(self, indices)
         if not isinstance(packed, numpy.ndarray):
+            if length(packed) is None:
+                raise TypeError(f"{self.label()}.__getitems__ reads all of its indices, and {packed!r} has no length")
             packed = pack_indices(list(packed), f"{self.label()} indices")
         positions = numpy.array(packed, numpy.intp)
         n = positions.shape[0]
@@ -574,11 +655,14 @@ cdef class View:
             self.assign(self.position(as_index(key)), value)
             return
         part = slice_of(self, key) if isinstance(key, slice) else gather_of(self, select(self, key))
-        values = list(value)
         n = part.size()
+        if n == UNKNOWN:
+            raise ValueError(f"{self.label()} only supports one-to-one assignment, and it is not known how many items "
+                             f"{key!r} means")
+        values = list(islice(value, n + 1))  # which may have no end
         if n != len(values):
-            raise ValueError(f"{self.label()} only supports one-to-one assignment: "
-                             f"{len(values)} values for {'unboundedly many' if n == UNKNOWN else n} items")
+            many = f"more than {n}" if len(values) > n else len(values)
+            raise ValueError(f"{self.label()} only supports one-to-one assignment: {many} values for {n} items")
         for i, value in enumerate(values):
             part.assign(i, value)
 
@@ -599,6 +683,10 @@ cdef class View:
             raise IndexError(f"{self.label()} index {i} is out of range for {n} items")
         return from_start
 
+    def __length_hint__(self):
+        cdef Py_ssize_t n = self.size()
+        return NotImplemented if n == UNKNOWN else n
+
     def __iter__(self):
         return self.iterate(0)
 
@@ -614,9 +702,10 @@ cdef class View:
     def index(self, value, start=0, stop=None):
         """Return the first index of the value, within start and stop as a slice has them; ValueError if absent."""
         cdef Py_ssize_t i
-        if stop is None and self.size() == UNKNOWN:
+        if self.size() == UNKNOWN:
+            start = as_index(start)
+            part = self[start:stop]
             i = start
-            part = self[start:]
         else:
             i = slice(start, stop).indices(len(self))[0]
             part = self[start:stop]
@@ -635,7 +724,7 @@ cdef class View:
             raise ValueError(f"{self.label()} computes its items: an array of them is always a copy")
         n = len(self)
         block = block_of(self, slice(0, n)) if n else None
-        return numpy.array(list(self) if block is None else block, dtype=dtype)
+        return numpy.array(list(self), dtype=dtype) if block is None else numpy.asarray(block, dtype=dtype)
 
     def __repr__(self):
         try:
@@ -663,17 +752,18 @@ cdef class ViewIterator:
 
     def __next__(self):
         cdef Py_ssize_t i = self.i, n
-        if self.view is None:
+        cdef View view = self.view
+        if view is None:
             raise StopIteration
-        n = self.view.size()
+        n = view.size()
         if i >= n and n != UNKNOWN:
             self.view = None
             raise StopIteration
         self.i = i + 1
         if n != UNKNOWN:
-            return self.view.item(i)
+            return view.item(i)
         try:
-            return self.view.item(i)
+            return view.item(i)
         except IndexError:
             self.view = None
         raise StopIteration
@@ -695,6 +785,8 @@ cdef object pack_indices(object indexes, str name):
         if not (hasattr(type(indexes), "__array__") or hasattr(indexes, "typecode")) or isinstance(indexes, View):
             return indexes
     array = numpy.asarray(indexes)
+    if array.dtype.kind == "f" and isinstance(indexes, (list, tuple)) and all([PyIndex_Check(i) for i in indexes]):
+        array = array.astype(object)  # ints that are too large for numpy together
     if array.size == 0 and array.ndim == 1:
         return numpy.empty(0, numpy.int64)
     if array.dtype.kind == "O":  # ints beyond int64, or objects with an __index__, or neither
@@ -715,10 +807,10 @@ cdef object pack_indices(object indexes, str name):
 
 cdef object select(View view, object key):
     """The indices meant by an index array or a boolean mask; TypeError for whatever else stands in brackets."""
-    if isinstance(key, tuple) or not (hasattr(type(key), "__getitem__") and hasattr(type(key), "__len__")):
+    if isinstance(key, (tuple, Mapping)) or not (hasattr(type(key), "__getitem__") and hasattr(type(key), "__len__")):
         raise TypeError(f"{view.label()} indices must be integers, slices, index arrays or boolean masks, "
                         f"not {type(key).__name__}: {key!r}")
-    if isinstance(key, list) or getattr(key, "dtype", None) == bool:
+    if isinstance(key, list) or (hasattr(type(key), "__array__") and not isinstance(key, View)):
         mask = numpy.asarray(key)
         if mask.dtype == bool and mask.ndim == 1:
             if len(mask) != view.size():
@@ -740,6 +832,9 @@ cdef class Derived(View):
 
     cdef Py_ssize_t size(self) except? -1:
         return size_of(self.source)
+
+    cdef bint endless(self) except -1:
+        return endless_of(self.source)
 
     cdef tuple sources(self):
         return (self.source,)
@@ -767,6 +862,12 @@ cdef class Joined(View):
                 n = size
         return n
 
+    cdef bint endless(self) except -1:
+        for source in self.parts:
+            if size_of(source) == UNKNOWN and not endless_of(source):
+                return False
+        return True
+
     cdef Py_ssize_t grain(self) except -1:
         """Runs of the largest keep all together, where one is a multiple of the other."""
         cdef Py_ssize_t grain = 1
@@ -781,20 +882,34 @@ cdef class Joined(View):
 # ---- Reading on -----------------------------------------------------------------------------------------------------
 
 
+cdef object iterator_of(object source, Py_ssize_t start):
+    """An iterator over what reading from item `start` on gives, where it is sure to be the same; else None."""
+    if is_a(source, View):
+        return (<View>source).iterate(start)
+    if type(source) is range:
+        return iter(source[start:] if start else source)
+    if type(source) is tuple:
+        iterator = iter(source)
+        if start:
+            iterator.__setstate__(start)
+        return iterator
+    return None
+
+
 @cython.final
 cdef class Cursor:
     """Reads a source from item j on, the fastest way that gives what reading by index gives."""
     cdef object source
     cdef list plain  # the source if it is an exact list
-    cdef object iterator  # the source's own if it is a view
+    cdef object iterator  # the source's own, or None
     cdef Py_ssize_t j  # the next item
 
     def __init__(self, source, Py_ssize_t j):
         self.source, self.j = source, j
         if type(source) is list:
             self.plain = source
-        elif isinstance(source, View):
-            self.iterator = (<View>source).iterate(j)
+        else:
+            self.iterator = iterator_of(source, j)
 
     cdef inline object advance(self, View stage, Py_ssize_t i):
         """The next item, which the stage needs for its item i; IndexError past the end."""
@@ -807,7 +922,8 @@ cdef class Cursor:
         return self.advance_iterator(stage, i)
 
     cdef object advance_iterator(self, View stage, Py_ssize_t i):
-        cdef PyObject *item = PyIter_Next(<PyObject *>self.iterator)
+        cdef object iterator = self.iterator
+        cdef PyObject *item = PyIter_Next(<PyObject *>iterator)
         if item != NULL:
             return owned(item)
         if PyErr_Occurred() == NULL:
@@ -819,7 +935,7 @@ cdef class Cursor:
         if j != self.j:
             self.j = j
             if self.iterator is not None:
-                self.iterator = (<View>self.source).iterate(j)
+                self.iterator = iterator_of(self.source, j)
         return 0
 
 
@@ -827,6 +943,10 @@ cdef class CursorIterator:
     """Iterates a view whose items come from the next items of its sources: `combine` says how.
 
     It goes on with the next item after an error, also when only some of the sources have moved on.
+
+    Threads, and functions that call next() on the iterator which calls them: no iterator locks anything. Each
+    `__next__` holds what it uses by references of its own, since another one may replace or end everything meanwhile;
+    two at once may give an item twice, or leave one out, but find no dead object.
     """
     cdef View view
     cdef list cursors
@@ -840,11 +960,11 @@ cdef class CursorIterator:
         """Which item of its sources item i needs first."""
         return i
 
-    cdef object combine(self, Py_ssize_t i):
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
         raise NotImplementedError
 
-    cdef int realign(self) except -1:
-        for cursor in self.cursors:
+    cdef int realign(self, list cursors) except -1:
+        for cursor in cursors:
             (<Cursor>cursor).go_to(self.first(self.i))
         return 0
 
@@ -853,19 +973,21 @@ cdef class CursorIterator:
 
     def __next__(self):
         cdef Py_ssize_t i = self.i, n
-        if self.view is None:
+        cdef View view = self.view
+        cdef list cursors = self.cursors
+        if view is None or cursors is None:
             raise StopIteration
-        n = self.view.size()
+        n = view.size()
         if i < n or n == UNKNOWN:
             self.i = i + 1
             try:
-                return self.combine(i)
+                return self.combine(view, cursors, i)
             except IndexError:
-                self.realign()
+                self.realign(cursors)
                 if n != UNKNOWN:
                     raise
             except BaseException:
-                self.realign()
+                self.realign(cursors)
                 raise
         self.view = self.cursors = None
         raise StopIteration
@@ -876,15 +998,23 @@ cdef class CursorIterator:
 
 cdef View slice_of(View source, object key):
     """source[start:stop:step], a slice of a slice being one slice."""
-    cdef Py_ssize_t start, stop, step, n = source.size(), count = UNKNOWN
+    cdef Py_ssize_t start, stop, step, most, n = source.size(), count = UNKNOWN
     cdef Slice inner
     PySlice_Unpack(key, &start, &stop, &step)
-    if n != UNKNOWN:
+    if n == UNKNOWN:
+        if start < 0 or step < 0 or (key.stop is not None and stop < 0):
+            raise IndexError(f"{source.label()} slice {key} counts from the end, but the length is unknown")
+        if (key.start is not None and start != as_index(key.start)) or (key.step is not None and step != key.step):
+            raise OverflowError(f"{source.label()} slice {key} has more than 64 bits")
+        most = (PY_SSIZE_T_MAX - 1 - start) // step  # the last item whose index in the source is one
+        if key.stop is not None:
+            count = 0 if stop <= start else (stop - start - 1) // step + 1
+            most = min(most, count - 1)
+            if count > 0 and not source.endless():
+                count = UNKNOWN  # or less, where the source ends before
+    else:
         count = PySlice_AdjustIndices(n, &start, &stop, step)
-    elif start < 0 or stop < 0 or step < 0:
-        raise IndexError(f"{source.label()} slice {key} counts from the end, but the length is unknown")
-    elif key.stop is not None:
-        count = 0 if stop <= start else (stop - start - 1) // step + 1
+        most = count - 1
     if 0 <= count <= 1:
         step = 1  # the product of two steps below stays within the sequence, unless nobody takes a step
     if count == 0:
@@ -893,39 +1023,58 @@ cdef View slice_of(View source, object key):
         return Gather((<Gather>source).source, (<Gather>source).buffer[key])
     if type(source) is Slice:
         inner = source
-        return Slice(inner.source, inner.start + start * inner.step, inner.step * step, count)
-    return Slice(source, start, step, count)
+        if count == 0 or start > inner.most:
+            return Slice(inner.source, 0, 1, 0, -1)
+        most = min(most, (inner.most - start) // step) if step > 0 else most
+        if step > 0 and most == 0:
+            step = 1
+        elif n == UNKNOWN and step > PY_SSIZE_T_MAX // inner.step:
+            raise OverflowError(f"{source.label()} slice {key} takes a step of more than 64 bits")
+        return Slice(inner.source, inner.start + start * inner.step, inner.step * step, count, most)
+    return Slice(source, start, step, count, most)
 
 
 @cython.final
 cdef class Slice(Derived):
     """slice[i] = source[start + i * step]"""
     cdef Py_ssize_t start, step, n
+    cdef Py_ssize_t most  # the last item that there may be; n - 1 where n is known
 
-    def __init__(self, source, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n):
-        self.start, self.step, self.n = start, step, n
+    def __init__(self, source, Py_ssize_t start, Py_ssize_t step, Py_ssize_t n, Py_ssize_t most):
+        self.start, self.step, self.n, self.most = start, step, n, most
         self.adopt(source)
         self.dense = dense_of(source)
 
     cdef object item(self, Py_ssize_t i):
+        if i > self.most:
+            raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
         return pull(self, i, self.source, self.start + i * self.step)
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
 
+    cdef bint endless(self) except -1:
+        return self.most >= (PY_SSIZE_T_MAX - 1 - self.start) // self.step and endless_of(self.source)
+
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
+            if indices[k] > self.most:
+                return View.items(self, indices, n)  # which fails there
             mapped[k] = self.start + indices[k] * self.step
         return pull_many(self, indices, self.source, &mapped[0], n)
 
     cdef object block(self, object rows):
+        if (rows.stop if type(rows) is slice else rows.max() + 1) > self.most + 1:
+            return None
         if type(rows) is slice and self.step == 1:
             return block_of(self.source, slice(self.start + rows.start, self.start + rows.stop))
         return block_of(self.source, self.start + all_rows(rows) * self.step)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
+        if i > self.most:
+            raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
         return store(self.source, self.start + i * self.step, value)
 
     cdef Py_ssize_t grain(self) except -1:
@@ -939,7 +1088,7 @@ cdef class Slice(Derived):
         return "slice"
 
     def __reduce__(self):
-        return Slice, (self.source, self.start, self.step, self.n), self.site
+        return Slice, (self.source, self.start, self.step, self.n, self.most), self.site
 
 
 @cython.final
@@ -949,8 +1098,10 @@ cdef class SliceIterator(CursorIterator):
     cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
         return (<Slice>self.view).start + i
 
-    cdef object combine(self, Py_ssize_t i):
-        return (<Cursor>self.cursors[0]).advance(self.view, i)
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        if i > (<Slice>view).most:
+            raise IndexError(f"slice index {i} is out of range")
+        return (<Cursor>cursors[0]).advance(view, i)
 
 
 # ---- Smap -----------------------------------------------------------------------------------------------------------
@@ -985,7 +1136,11 @@ cdef object call(View stage, object f, object arguments):
 
 
 cdef str name_of(object f):
-    return getattr(f, "__name__", None) or type(f).__name__
+    try:
+        name = f.__name__
+    except Exception:  # whatever its __getattr__ raises: a name is for messages
+        name = None
+    return name if type(name) is str else type(f).__name__
 
 
 cdef class Applied(Derived):
@@ -1012,7 +1167,9 @@ cdef class Applied(Derived):
         return grain_of(self.source)
 
     cdef object iterate(self, Py_ssize_t start):
-        return AppliedIterator(self, start) if isinstance(self.source, View) else ViewIterator(self, start)
+        if is_a(self.source, View) or type(self.source) is tuple or type(self.source) is range:
+            return AppliedIterator(self, start)
+        return ViewIterator(self, start)
 
     cdef str label(self):
         return f"{type(self).__name__.lower()}({name_of(self.f)})"
@@ -1023,13 +1180,13 @@ cdef class Applied(Derived):
 
 @cython.final
 cdef class AppliedIterator:
-    """A function over the next item of a view: that view's own iterator knows where it ends."""
+    """A function over the next item of a source whose own iterator knows where it ends."""
     cdef Applied view
     cdef object iterator
     cdef Py_ssize_t i
 
     def __init__(self, Applied view, Py_ssize_t start):
-        self.view, self.iterator, self.i = view, (<View>view.source).iterate(start), start
+        self.view, self.iterator, self.i = view, iterator_of(view.source, start), start
 
     def __iter__(self):
         return self
@@ -1161,8 +1318,8 @@ cdef class SmapN(Joined):
 cdef class SmapNIterator(CursorIterator):
     """A function over the next items of several sources."""
 
-    cdef object combine(self, Py_ssize_t i):
-        return (<SmapN>self.view).apply(i, [(<Cursor>cursor).advance(self.view, i) for cursor in self.cursors])
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        return (<SmapN>view).apply(i, [(<Cursor>cursor).advance(view, i) for cursor in cursors])
 
 
 # ---- Gather ---------------------------------------------------------------------------------------------------------
@@ -1316,9 +1473,14 @@ cdef class LazyGather(Derived):
 
     cdef Py_ssize_t meant(self, Py_ssize_t i, object index) except -1:
         """The item of the source that item i's index means."""
-        if not is_integer(index):
+        if not is_integer(index) or type(index) is bool:
             raise function_error(self, i, TypeError(f"gather: indexes must be integers, got {index!r}"))
-        return within(self, self.source, PyNumber_AsSsize_t(index, IndexError))
+        try:
+            return within(self, self.source, PyNumber_AsSsize_t(index, IndexError))
+        except IndexError as error:
+            if self.size() != UNKNOWN:
+                raise
+            raise function_error(self, i, error)  # a bare IndexError would say that the indexes have ended
 
     cdef object item(self, Py_ssize_t i):
         return pull(self, i, self.source, self.target(i))
@@ -1334,15 +1496,19 @@ cdef class LazyGather(Derived):
     cdef object block(self, object rows):
         """Only the indices of a range are asked for: others may be computed, and are by the items if this fails."""
         cdef Py_ssize_t n = size_of(self.source)
-        targets = self.lazy.start + all_rows(rows) * self.lazy.step
-        if len(targets) == 0 or targets.min() < 0 or targets.max() >= n:
+        ends = (rows.start, rows.stop - 1) if type(rows) is slice else (int(rows.min()), int(rows.max()))
+        if not all([0 <= self.lazy[end] < n for end in ends]):  # Python's numbers, which do not wrap
             return None
+        targets = self.lazy.start + all_rows(rows) * self.lazy.step
         if type(rows) is slice and self.lazy.step == 1:
             return block_of(self.source, slice(self.lazy.start + rows.start, self.lazy.start + rows.stop))
         return block_of(self.source, targets)
 
     cdef Py_ssize_t size(self) except? -1:
         return size_of(self.lazy)
+
+    cdef bint endless(self) except -1:
+        return endless_of(self.lazy)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
@@ -1431,6 +1597,9 @@ cdef class Cycle(Derived):
     cdef Py_ssize_t size(self) except? -1:
         return self.limit
 
+    cdef bint endless(self) except -1:
+        return True
+
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
 
@@ -1463,6 +1632,9 @@ cdef class Repeat(View):
     cdef Py_ssize_t size(self) except? -1:
         return self.times
 
+    cdef bint endless(self) except -1:
+        return True
+
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         with cython.critical_section(self):
             self.value, value = value, self.value
@@ -1487,6 +1659,11 @@ cdef class Choosing(Joined):
     cdef Py_ssize_t chosen(self, Py_ssize_t i, object choice) except -1:
         """Which part the choice for item i means."""
         raise NotImplementedError
+
+    cdef Py_ssize_t size(self) except? -1:
+        """That of the choices: asking all parts takes exponential time where they share what lies below."""
+        cdef Py_ssize_t n = size_of(self.parts[0])
+        return n if n != UNKNOWN else Joined.size(self)
 
     cdef object part_for(self, Py_ssize_t i):
         return self.parts[self.chosen(i, pull(self, i, self.parts[0], i))]
@@ -1546,23 +1723,27 @@ cdef class Concatenate(Joined):
     cdef Py_ssize_t n
     cdef double density  # parts by item
 
-    def __cinit__(self, parts):
-        self.offsets = <Py_ssize_t *>PyMem_Malloc((len(parts) + 1) * sizeof(Py_ssize_t))
-        if self.offsets == NULL:
-            raise MemoryError
-
     def __dealloc__(self):
         PyMem_Free(self.offsets)
 
-    def __init__(self, tuple parts):
-        cdef Py_ssize_t k, size
-        self.adopt(parts)
-        self.dense = len(parts) > 0
-        self.n = 0
-        for k in range(len(parts)):
+    def __init__(self, tuple parts, check=None):
+        """`check` is called with parts that are not all lists: a million of these are looked at only once."""
+        cdef Py_ssize_t k, size, lists
+        if self.offsets != NULL:
+            raise TypeError("a concatenation is made once")
+        lists = self.begin(parts)
+        if lists < len(parts):
+            if check is not None:
+                check(parts)
+            parts = flattened(parts)
+            lists = self.begin(parts)
+        self.parts = parts
+        self.dense = len(parts) > lists == 0
+        for k in range(lists, len(parts)):
             self.offsets[k] = self.n
-            size = size_of(parts[k])
+            self.go_under(parts[k])
             self.dense = self.dense and dense_of(parts[k])
+            size = size_of(parts[k])
             if size == UNKNOWN:
                 if k < len(parts) - 1:
                     raise TypeError(f"concatenate: sequences[{k}] has no length, which only the last one may lack, "
@@ -1574,6 +1755,14 @@ cdef class Concatenate(Joined):
                 self.n += size
         self.offsets[len(parts)] = PY_SSIZE_T_MAX if self.n == UNKNOWN else self.n
         self.density = len(parts) / <double>self.offsets[len(parts)] if self.offsets[len(parts)] else 0
+
+    cdef Py_ssize_t begin(self, tuple parts) except -1:
+        """Set the offsets of the leading lists, and return how many these are."""
+        cdef void *offsets = PyMem_Realloc(self.offsets, (len(parts) + 1) * sizeof(Py_ssize_t))
+        if offsets == NULL:
+            raise MemoryError
+        self.offsets = <Py_ssize_t *>offsets
+        return begin_lists(parts, self.offsets, &self.n)
 
     cdef Py_ssize_t part_of(self, Py_ssize_t i) noexcept:
         """The last part that begins at or before i: where it would be if all were as long, or else by bisection."""
@@ -1676,55 +1865,56 @@ cdef class ConcatenateIterator:
         return self.next_slowly()
 
     cdef object next_slowly(self):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, j
+        cdef Cursor cursor
         if self.j == self.count and not self.next_part():
             raise StopIteration
-        i = self.view.offsets[self.k] + self.j
-        self.j += 1
-        if self.cursor is None:
-            return pull(self.view, i, self.plain, self.j - 1)
+        cursor, j = self.cursor, self.j
+        i = self.view.offsets[min(self.k, len(self.view.parts))] + j
+        self.j = j + 1
+        if cursor is None:
+            return pull(self.view, i, self.plain, j)
         if self.count != UNKNOWN:
-            return self.cursor.advance(self.view, i)
+            return cursor.advance(self.view, i)
         try:
-            return self.cursor.advance(self.view, i)
+            return cursor.advance(self.view, i)
         except IndexError:
-            self.j, self.count, self.k = 0, 0, len(self.view.parts)
+            self.j, self.count, self.k, self.plain, self.cursor = 0, 0, len(self.view.parts), [], None
         raise StopIteration
 
     cdef bint next_part(self) except -1:
         cdef tuple parts = self.view.parts
-        self.plain = self.cursor = None
-        while self.j == self.count:
-            self.k += 1
-            if self.k >= len(parts):
-                self.j = self.count = 0
+        cdef Py_ssize_t k = self.k, count = 0
+        cdef list plain = None
+        cdef Cursor cursor = None
+        while count == 0:
+            k += 1
+            if k >= len(parts):
+                self.k, self.j, self.count = len(parts), 0, 0
+                self.plain = []  # nothing comes any more, also if two threads have got here
                 return False
-            self.j, self.count = 0, UNKNOWN
-            if self.k < len(parts) - 1:
-                self.count = self.view.offsets[self.k + 1] - self.view.offsets[self.k]
-            elif self.view.n != UNKNOWN:
-                self.count = self.view.n - self.view.offsets[self.k]
-        if type(parts[self.k]) is list:
-            self.plain = parts[self.k]
+            count = UNKNOWN
+            if k < len(parts) - 1 or self.view.n != UNKNOWN:
+                count = self.view.offsets[k + 1] - self.view.offsets[k]
+        if type(parts[k]) is list:
+            plain = parts[k]
         else:
-            self.cursor = Cursor(parts[self.k], 0)
+            cursor = Cursor(parts[k], 0)
+        self.k, self.j, self.count, self.plain, self.cursor = k, 0, count, plain, cursor
         return True
 
 
 def all_plain(tuple sequences):
     """Whether all are exact lists, tuples or views, so that there is nothing to check about them."""
-    for sequence in sequences:
-        if not (type(sequence) is list or type(sequence) is tuple or isinstance(sequence, View)):
+    for sequence in sequences[leading_lists(sequences):]:
+        if not (type(sequence) is list or type(sequence) is tuple or is_a(sequence, View)):
             return False
     return True
 
 
-def flattened(tuple sequences):
+cdef tuple flattened(tuple sequences):
     """The sequences, nested concatenations replaced by their parts, unless these have changed since."""
-    for sequence in sequences:
-        if type(sequence) is Concatenate:
-            break
-    else:
+    if not any([type(each) is Concatenate for each in sequences]):
         return sequences
     parts = []
     for sequence in sequences:
@@ -1948,11 +2138,11 @@ cdef class Collate(Joined):
 cdef class CollateIterator(CursorIterator):
     """Tuples of the next items."""
 
-    cdef object combine(self, Py_ssize_t i):
-        cdef Py_ssize_t k, n = PyList_GET_SIZE(self.cursors)
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        cdef Py_ssize_t k, n = PyList_GET_SIZE(cursors)
         cdef tuple values = PyTuple_New(n)
         for k in range(n):
-            value = (<Cursor>PyList_GET_ITEM(self.cursors, k)).advance(self.view, i)
+            value = (<Cursor>PyList_GET_ITEM(cursors, k)).advance(view, i)
             Py_INCREF(value)  # which the tuple takes
             PyTuple_SET_ITEM(values, k, value)
         return values
@@ -1972,7 +2162,7 @@ cdef class Batch(Derived):
 
     def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
         self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
-        self.most = (PY_SSIZE_T_MAX - k) // k
+        self.most = (PY_SSIZE_T_MAX - 1) // k
         self.adopt(source)
         self.stacks = dense_of(source) and any([collate_fn is function for function in STACKS])
 
@@ -1987,7 +2177,8 @@ cdef class Batch(Derived):
         return i * self.k
 
     cdef object item(self, Py_ssize_t i):
-        cdef Py_ssize_t start = self.begin(i), stop = start + self.k, n
+        cdef Py_ssize_t start = self.begin(i), n
+        cdef Py_ssize_t stop = start + self.k if start <= PY_SSIZE_T_MAX - self.k else PY_SSIZE_T_MAX
         cdef list values
         if type(self.source) is list and self.collate_fn is None and stop <= PyList_GET_SIZE(self.source):
             return (<list>self.source)[start:stop]
@@ -1998,7 +2189,7 @@ cdef class Batch(Derived):
             block = self.stacked(i, start, stop)
             if block is not None:
                 return block
-        if n != UNKNOWN:
+        if n != UNKNOWN or endless_of(self.source):
             values = self.slice(i, start, stop)
         else:
             values = self.slice_to_end(i, start, stop)
@@ -2100,7 +2291,8 @@ cdef class Batch(Derived):
         return grain // self.k if grain % self.k == 0 else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        by_index = self.stacks or self.shares or not isinstance(self.source, View)
+        # Where neighbours share an evaluation, reading on shares more than reading each batch together.
+        by_index = self.stacks or type(self.source) is list or (self.shares and grain_of(self.source) == 1)
         return ViewIterator(self, start) if by_index else BatchIterator(self, start)
 
     def __reduce__(self):
@@ -2114,13 +2306,13 @@ cdef class BatchIterator(CursorIterator):
     cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
         return (<Batch>self.view).begin(i)
 
-    cdef object combine(self, Py_ssize_t i):
-        cdef Batch view = <Batch>self.view
-        cdef Cursor cursor = <Cursor>self.cursors[0]
-        cdef Py_ssize_t count = view.k, n = size_of(view.source)
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        cdef Batch batches = <Batch>view
+        cdef Cursor cursor = <Cursor>cursors[0]
+        cdef Py_ssize_t count = batches.k, n = size_of(batches.source)
         cdef list values = []
         if n != UNKNOWN:
-            count = min(count, n - i * view.k)
+            count = min(count, n - i * batches.k)
         while len(values) < count:
             try:
                 values.append(cursor.advance(view, i))
@@ -2128,7 +2320,7 @@ cdef class BatchIterator(CursorIterator):
                 if n != UNKNOWN:
                     raise
                 break
-        return view.finish(i, values)
+        return batches.finish(i, values)
 
 
 @cython.final
@@ -2241,10 +2433,22 @@ cdef class Unbatch(Derived):
         return self.k * grain if grain <= PY_SSIZE_T_MAX // self.k else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        return UnbatchIterator(self, start)
+        return UnbatchIterator(self, start) if self.flat is None else FlatIterator(self, start)
 
     def __reduce__(self):
         return Unbatch, (self.source, self.k, self.last), self.site
+
+
+@cython.final
+cdef class FlatIterator(CursorIterator):
+    """The items of an unbatch of plain batches, without these."""
+
+    def __init__(self, Unbatch view, Py_ssize_t start):
+        self.view, self.i = view, start
+        self.cursors = [Cursor(view.flat, start)]
+
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        return (<Cursor>cursors[0]).advance(view, i) if (<Unbatch>view).is_flat(i) else view.item(i)
 
 
 @cython.final
@@ -2286,7 +2490,7 @@ cdef class UnbatchIterator:
             self.i = i + 1
             try:
                 if i // view.k != self.held:
-                    self.hold(i, n)
+                    self.hold(view, i, n)
                 return view.member(i, self.batch)
             except IndexError:
                 if n != UNKNOWN:
@@ -2294,17 +2498,20 @@ cdef class UnbatchIterator:
         self.view = self.batch = self.batches = None
         raise StopIteration
 
-    cdef int hold(self, Py_ssize_t i, Py_ssize_t n) except -1:
+    cdef int hold(self, Unbatch view, Py_ssize_t i, Py_ssize_t n) except -1:
         """Read the batch of item i."""
-        cdef Py_ssize_t b = i // self.view.k
+        cdef Cursor batches = self.batches
+        cdef Py_ssize_t b = i // view.k, count = view.k
         self.held, self.batch = -1, None
-        self.batches.go_to(b)  # only after an error has it to move
-        self.batch = self.batches.advance(self.view, i)
-        self.held = b
-        if type(self.batch) is list:
-            self.plain, self.j, self.count = self.batch, i % self.view.k + 1, self.view.k
+        if batches is None:
+            raise IndexError("unbatch: the iterator has ended")
+        batches.go_to(b)  # only after an error has it to move
+        batch = batches.advance(view, i)
+        self.held, self.batch = b, batch
+        if type(batch) is list:
             if n != UNKNOWN:
-                self.count = min(self.count, n - b * self.view.k)
+                count = min(count, n - b * view.k)
+            self.plain, self.j, self.count = batch, i % view.k + 1, count
         return 0
 
 
@@ -2314,24 +2521,24 @@ cdef class UnbatchIterator:
 @cython.final
 cdef class Split(Derived):
     """split[i] = source[starts[i]:stops[i]], a slice of the source's own where that is known to mean what it says"""
-    cdef const int64_t[::1] starts, stops
+    cdef object starts, stops  # lists or ranges
     cdef bint sliceable
 
-    def __init__(self, source, starts, stops, sliceable):
+    def __init__(self, source, starts, stops, bint sliceable):
         self.starts, self.stops, self.sliceable = starts, stops, sliceable
         self.adopt(source)
 
     cdef object item(self, Py_ssize_t i):
-        if i >= self.starts.shape[0]:
-            raise IndexError(f"split index {i} is out of range for {self.starts.shape[0]} items")
+        if i >= len(self.starts):
+            raise IndexError(f"split index {i} is out of range for {len(self.starts)} items")
         if self.sliceable:
             return self.source[self.starts[i]:self.stops[i]]
         if isinstance(self.source, View):
             return slice_of(self.source, slice(self.starts[i], self.stops[i]))
-        return Slice(self.source, self.starts[i], 1, self.stops[i] - self.starts[i])
+        return Slice(self.source, self.starts[i], 1, self.stops[i] - self.starts[i], self.stops[i] - self.starts[i] - 1)
 
     cdef Py_ssize_t size(self) except? -1:
-        return self.starts.shape[0]
+        return len(self.starts)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         cdef Py_ssize_t j
@@ -2344,7 +2551,7 @@ cdef class Split(Derived):
         return 0
 
     def __reduce__(self):
-        return Split, (self.source, numpy.asarray(self.starts), numpy.asarray(self.stops), self.sliceable), self.site
+        return Split, (self.source, self.starts, self.stops, self.sliceable), self.site
 
 
 # ---- Uniter ---------------------------------------------------------------------------------------------------------
@@ -2373,9 +2580,12 @@ cdef class Uniter(View):
     cdef bint started  # whether there was one
     cdef object lock
 
-    def __init__(self, iterable, Py_ssize_t cache_size, Py_ssize_t n_parallel, Py_ssize_t n):
+    def __init__(self, iterable, Py_ssize_t cache_size, Py_ssize_t n_parallel, Py_ssize_t n, bint started=False):
         self.iterable, self.cache_size, self.n_parallel, self.n = iterable, cache_size, n_parallel, n
+        self.started = started
         self.passes, self.lock = [], RLock()
+        self.go_under(iterable)
+        self.shares = False  # a pass gives one item after the other
 
     cdef object item(self, Py_ssize_t i):
         with self.lock:
@@ -2428,7 +2638,7 @@ cdef class Uniter(View):
         return (self.iterable,)
 
     def __reduce__(self):
-        return Uniter, (self.iterable, self.cache_size, self.n_parallel, self.n), self.site
+        return Uniter, (self.iterable, self.cache_size, self.n_parallel, self.n, self.started), self.site
 
 
 # ---- Debug, monitor -------------------------------------------------------------------------------------------------
@@ -2464,6 +2674,9 @@ cdef class Debug(Derived):
         except BaseException as error:
             raise function_error(self, i, error)
         return 0
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, i, value)
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
@@ -2530,6 +2743,9 @@ cdef class Monitor(Derived):
         with cython.critical_section(self):
             self.reads, self.seconds = 0, 0
 
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, i, value)
+
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
 
@@ -2541,10 +2757,10 @@ cdef class Monitor(Derived):
 cdef class MonitorIterator(CursorIterator):
     """The next item, and how long it takes."""
 
-    cdef object combine(self, Py_ssize_t i):
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
         cdef double start = perf_counter()
-        value = (<Cursor>self.cursors[0]).advance(self.view, i)
-        (<Monitor>self.view).note(1, perf_counter() - start)
+        value = (<Cursor>cursors[0]).advance(view, i)
+        (<Monitor>view).note(1, perf_counter() - start)
         return value
 
 

@@ -108,7 +108,8 @@ def tree(view: View[object]) -> None:
     """Print a pipeline, each view with the sequences that it reads indented below it.
 
     A line names the stage with its function, its length, and where it was made; a batch that is read as one array, or
-    by one read of many items, says so. Nothing is evaluated.
+    by one read of many items, says so. What a view reads is shown once, and not more than 20 sequences of a stage.
+    Nothing is evaluated.
 
     Args:
         view (View): the end of the pipeline.
@@ -124,13 +125,17 @@ def tree(view: View[object]) -> None:
     """
     if not isinstance(view, _core.View):
         raise _checks.wrong(TypeError, "tree", "view", "a view", view)
-    print("\n".join(_lines(view, 0)))
+    print("\n".join(_lines(view, 0, set())))
+
+
+MOST_CHILDREN = 20  # that a stage shows
 
 
 _BULK: dict[str | None, str] = {"block": ", read as blocks", "items": ", read together"}
 
 
-def _lines(source: Source[object], depth: int) -> Iterator[str]:
+def _lines(source: Source[object], depth: int, shown: set[int]) -> Iterator[str]:
+    """The lines of a source; `shown` are the views that are in the tree already, by identity."""
     try:
         n = _core.length(source)
         items = "unknown length" if n is None else f"{n} item{'' if n == 1 else 's'}"
@@ -138,8 +143,15 @@ def _lines(source: Source[object], depth: int) -> Iterator[str]:
         items = f"a length that raises {type(error).__name__}"
     if isinstance(source, _core.View):
         name, _, place = source.stage.partition(" at ")
-        yield f"{'  ' * depth}{name}, {items}{_BULK.get(source.bulk, '')}, made at {place}"
-        for child in source.children:
-            yield from _lines(child, depth + 1)
+        line = f"{'  ' * depth}{name}, {items}{_BULK.get(source.bulk, '')}, made at {place}"
+        if id(source) in shown and source.children:
+            yield f"{line} (as above)"
+            return
+        shown.add(id(source))
+        yield line
+        for child in source.children[:MOST_CHILDREN]:
+            yield from _lines(child, depth + 1, shown)
+        if len(source.children) > MOST_CHILDREN:
+            yield f"{'  ' * (depth + 1)}and {len(source.children) - MOST_CHILDREN} more"
     else:
         yield f"{'  ' * depth}{type(source).__name__}, {items}"

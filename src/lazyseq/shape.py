@@ -60,6 +60,10 @@ def collate(sequences: Iterable[Source[Any]]) -> View[tuple[Any, ...]]:
     return _core.Collate(_checks.same_length(sequences, "collate"))
 
 
+def _check_parts(parts: tuple[Source[Any], ...]) -> None:
+    _checks.each(parts, "concatenate")
+
+
 @overload
 def concatenate(sequences: Iterable[Source[T]]) -> View[T]: ...
 @overload
@@ -87,7 +91,7 @@ def concatenate(sequences: Iterable[Source[Any]]) -> View[Any]:
     >>> joined[-3:][0]
     10
     """
-    return _core.Concatenate(_core.flattened(_checks.sources(sequences, "concatenate")))
+    return _core.Concatenate(_checks.together(sequences, "concatenate"), _check_parts)
 
 
 @overload
@@ -234,14 +238,12 @@ def split(sequence: Source[Any], edges: _Edges) -> View[Any]:
     size = _core.length(sequence)
     if size is None:
         raise _checks.wrong(TypeError, "split", "sequence", "of known length", sequence)
-    bounds = [slice(start, stop).indices(size)[:2] for start, stop in _pieces(edges, size)]
-    starts = numpy.array([start for start, _ in bounds], numpy.int64)
-    stops = numpy.array([max(start, stop) for start, stop in bounds], numpy.int64)
-    return _core.Split(sequence, starts, stops, isinstance(sequence, SLICEABLE))
+    starts, stops = _pieces(edges, size)
+    return _core.Split(sequence, starts, stops, type(sequence) in SLICEABLE)
 
 
-def _pieces(edges: Any, size: int) -> list[tuple[int | None, int | None]]:
-    """The start and stop of each piece, as slices have them."""
+def _pieces(edges: Any, size: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Where the pieces start, and where they stop."""
     expected = "an int, a sequence of ints, or one of (start, stop) pairs"
     try:
         cuts = operator.index(edges)
@@ -252,12 +254,26 @@ def _pieces(edges: Any, size: int) -> list[tuple[int | None, int | None]]:
         if size % (cuts + 1):
             raise ValueError(f"split: edges must cut {size} items into equal pieces, got {cuts} ({cuts + 1} pieces)")
         step = size // (cuts + 1)
-        return [(k * step, (k + 1) * step) for k in range(cuts + 1)]
+        if step == 0:
+            return [0] * (cuts + 1), [0] * (cuts + 1)
+        return range(0, size, step), range(step, size + 1, step)
     try:
         edges = list(edges)
-        if edges and not hasattr(type(edges[0]), "__index__"):
-            return [(operator.index(start), operator.index(stop)) for start, stop in edges]
-        edges = [operator.index(edge) for edge in edges]
+        if edges and not _is_integer(edges[0]):
+            pairs = [(operator.index(start), operator.index(stop)) for start, stop in edges]
+        else:
+            edges = [operator.index(edge) for edge in edges]
+            pairs = list(zip([0, *edges], [*edges, size], strict=True))
     except (TypeError, ValueError):
         raise _checks.wrong(TypeError, "split", "edges", expected, edges) from None
-    return list(zip([None, *edges], [*edges, None], strict=True))
+    bounds = [slice(start, stop).indices(size) for start, stop in pairs]
+    return [start for start, _, _ in bounds], [max(start, stop) for start, stop, _ in bounds]
+
+
+def _is_integer(value: Any) -> bool:
+    """Arrays have an __index__ too, to refuse it."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
