@@ -46,7 +46,6 @@ cdef enum:
     SIGNAL_CHECK_MS = 100  # how long a reader waits before it looks for a Ctrl-C
     IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
     RUN_NS = 100_000  # cheap items are evaluated in runs of about this duration
-    HANDOVER_NS = 3_000  # cheaper items than this are not worth a worker while their reader waits for each
     WAKE_NS = 20_000  # what follows sooner than this in a run is waited for before the reader is woken
 
 
@@ -92,7 +91,7 @@ cdef class Engine:
     cdef long long item_ns  # how long an item took lately, in ns
 
     def __cinit__(self, Py_ssize_t nworkers, start_hook, evaluation):
-        self.crew = lzs_crew_new(<uint32_t>nworkers)
+        self.crew = lzs_crew_new(<uint32_t>nworkers, LOOKS if _workers.usable_cores() > 1 else 0)
         if self.crew == NULL:
             raise MemoryError(f"prefetch: no memory for {nworkers} workers")
         self.start_hook, self.evaluation = start_hook, evaluation
@@ -217,10 +216,6 @@ cdef class Window:
     It moves with reads one after the other, skips what a read further on within it leaves out, and is given up by a read
     elsewhere. `held` is the run that was taken last, from `held_start` to `held_stop`.
 
-    Handing an item over costs microseconds. Where items cost less, and the reader does nothing but wait for them, it
-    works alone: it takes runs back that no worker has claimed, and evaluates them as it goes, up to `own_stop`. What it
-    publishes then, it does not show. It looks at the clock from run to run: a reader or an item that takes its time ends that.
-
     Threads: `lock` guards all but the source, which changes in a critical section while the ring is empty; it is held
     while the reader waits for an item, so that threads that share an iterator take turns. `reader` is compared with the
     own thread only, and every thread writes none but its own number or 0 under the lock.
@@ -233,16 +228,10 @@ cdef class Window:
     cdef Py_ssize_t allowed  # how far now: all, but little after a read elsewhere
     cdef Py_ssize_t grain  # the source's
     cdef Py_ssize_t position, tail
-    cdef Py_ssize_t began  # where reading one after the other began
     cdef bint ended  # the source was seen to end within the window
     cdef Run held
     cdef Py_ssize_t held_start, held_stop
     cdef Py_ssize_t nworkers
-    cdef bint alone
-    cdef object own  # the iterator that the reader evaluates by, at item `position`
-    cdef Py_ssize_t own_stop
-    cdef long long run_began  # when the reader began to evaluate its run, in ns
-    cdef Py_ssize_t own_start
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()
@@ -285,15 +274,12 @@ cdef class Window:
             self.source = source
         self.most = self.allowed = most
         self.grain = (<View>source).grain() if isinstance(source, View) else 1
-        self.position = self.tail = self.began = first
+        self.position = self.tail = first
         self.ended, self.held = False, None
-        self.alone, self.own, self.own_stop = False, None, 0
         return 0
 
     cdef int clear(self, list dropped) except -1:
         """Take everything back."""
-        dropped.append(self.own)
-        self.own, self.own_stop = None, 0
         if self.held is not None:
             self.release(dropped)
         while self.drop_run(dropped):
@@ -305,8 +291,6 @@ cdef class Window:
         cdef object result
         self.seek(i, dropped)
         self.fill(engine)
-        if self.held is None and self.go_alone(engine, i):
-            return self.evaluate_own(engine, i)
         while self.held is None or i >= self.held_stop:
             if i >= self.tail:  # the source is shorter than a moment ago
                 return Failure(IndexError(f"prefetch index {i} is out of range"))
@@ -328,62 +312,12 @@ cdef class Window:
         self.fill(engine)
         return result
 
-    cdef bint go_alone(self, Engine engine, Py_ssize_t i) except -1:
-        """Whether the reader has taken the run of item i to evaluate itself."""
-        cdef lzs_run run
-        cdef long long now, took
-        if i - self.began < 2 * self.most:
-            return False  # whether reading goes on from here shows only later
-        if engine.item_ns > HANDOVER_NS or engine.start_hook is not None or seterr() != engine.evaluation:
-            self.show_up()
-            return False
-        if lzs_ring_head(self.ring, &run) != LZS_OK or run.index != i or lzs_ring_retract(self.ring) != LZS_OK:
-            return False
-        now = perf_counter_ns()
-        if self.alone:
-            took = (now - self.run_began) // max(1, i - self.own_start)
-            if took > HANDOVER_NS:  # by the items, or by the reader between them
-                engine.item_ns = max(engine.item_ns, min(took, RUN_NS))
-                self.show_up()
-        else:
-            self.alone = True
-        if isinstance(self.source, View) and (self.own is None or self.own_stop != i):
-            self.own = (<View>self.source).iterate(i)
-        self.run_began, self.own_start, self.own_stop = now, i, i + run.count
-        return True
-
-    cdef int show_up(self) except -1:
-        """Work with the workers again."""
-        if self.alone:
-            self.alone, self.own = False, None
-            lzs_ring_flush(self.ring)
-        return 0
-
-    cdef object evaluate_own(self, Engine engine, Py_ssize_t i):
-        """Item i, or its Failure, by the reader."""
-        global working_for
-        cdef void *before = working_for
-        cdef object result
-        self.position = i + 1
-        working_for = engine.employer  # a function that reads this prefetch reads its source
-        try:
-            result = next(self.own) if self.own is not None else read(self.source, i)
-        except StopIteration:
-            result = Failure(IndexError(f"prefetch index {i} is out of range: its source has ended"))
-        except BaseException as error:
-            result = Failure(error)
-        working_for = before
-        if type(result) is Failure and size_of(self.source) == UNKNOWN:
-            self.ended = isinstance((<Failure>result).error, IndexError)
-        return result
-
     cdef int seek(self, Py_ssize_t i, list dropped) except -1:
         """Make i the next position; what the window then leaves out is dropped, and nothing is waited for."""
         cdef lzs_run run
         if i == self.position:
             self.allowed = min(2 * self.allowed, self.most)
             return 0
-        self.alone, self.own, self.own_stop, self.began = False, None, 0, i
         if not self.position <= i < self.tail:
             # Little ahead until it shows that reading goes on from here: a single read elsewhere should cost little.
             self.allowed = min(self.nworkers, self.most)
@@ -449,7 +383,7 @@ cdef class Window:
         cdef Py_ssize_t count, n = size_of(self.source)
         cdef lzs_run run
         while not self.ended and (self.tail < n or n == UNKNOWN):
-            count = self.run_length(engine) - self.tail % self.grain
+            count = self.grain - self.tail % self.grain
             if n != UNKNOWN:
                 count = min(count, n - self.tail)
             if self.tail > self.position and self.ahead(self.tail + count) > self.allowed:
@@ -458,14 +392,8 @@ cdef class Window:
             if lzs_ring_publish(self.ring, run) != LZS_OK:
                 break
             self.tail += count
-        if not self.alone:
-            lzs_ring_flush(self.ring)
+        lzs_ring_flush(self.ring)
         return 0
-
-    cdef Py_ssize_t run_length(self, Engine engine) noexcept:
-        """How many items to hand over together: whole grains, several if they are cheap and the window holds more."""
-        cdef Py_ssize_t worth = RUN_NS // max(1, engine.item_ns), room = min(self.allowed, self.most) // (2 * self.nworkers)
-        return max(1, min(worth, room) // self.grain) * self.grain
 
     cdef Py_ssize_t ahead(self, Py_ssize_t tail) noexcept:
         """What counts for max_buffered if the window ends at tail: items, or grains where one alone is more."""
@@ -657,15 +585,11 @@ cdef class Prefetch(Derived):
 
     cdef object read_through(self, Engine engine, Window window, Py_ssize_t i, Py_ssize_t j):
         """Item i of the prefetch, which is item j of the window's source."""
-        cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
+        cdef list dropped = []  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
         window.acquire(i)
         try:
-            if j == window.position and j < window.own_stop:
-                result = window.evaluate_own(engine, j)
-            else:
-                dropped = []
-                result = window.deliver(self, engine, j, dropped)
+            result = window.deliver(self, engine, j, dropped)
         finally:
             window.give_back()
         if type(result) is Failure:

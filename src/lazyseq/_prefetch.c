@@ -21,6 +21,7 @@
  *   progress.wanted       the reader E13             the worker
  *   crew.rings .nrings    who makes a ring E11       workers E11
  *   crew.asleep           workers E9, readers        readers E9
+ *   crew.looking          workers E14                readers E14
  *   worker.asleep         that worker, readers       both
  *   worker.turn           that worker                that worker
  *
@@ -156,6 +157,18 @@ static void unpark(parker *p)
 
 #endif
 
+/* Let the processor rest for a moment between two looks at memory that another one is about to write. */
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory"); /* `yield` is over at once on most cores */
+#else
+    atomic_signal_fence(memory_order_seq_cst);
+#endif
+}
+
 /* ---- The ring --------------------------------------------------------------------------------------------------- */
 
 enum { OWNED, TODO, CLAIMED, WRITING, DONE };
@@ -185,8 +198,10 @@ struct lzs_crew {
     void *memory, *workers_memory; /* what to free: both are aligned by hand */
     uint32_t nworkers;
     uint32_t nparkers; /* how many of the workers' parkers are initialised */
+    uint32_t looks;    /* how often to look again before a sleep */
     _Atomic int closed;
     _Alignas(CACHE_LINE) _Atomic uint32_t asleep; /* how many workers have announced a sleep, or are about to */
+    _Atomic uint32_t looking;                     /* how many look for work before they sleep */
     _Alignas(CACHE_LINE) _Atomic uint32_t nrings; /* how many of the rings below there are */
     lzs_ring *rings[LZS_MAX_RINGS];
 };
@@ -237,7 +252,7 @@ static void *allocate(uint64_t n, size_t size, void **memory)
     return *memory == NULL ? NULL : (void *)(((uintptr_t)*memory + CACHE_LINE - 1) & ~(uintptr_t)(CACHE_LINE - 1));
 }
 
-lzs_crew *lzs_crew_new(uint32_t nworkers)
+lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
 {
     void *memory;
     lzs_crew *crew;
@@ -249,6 +264,7 @@ lzs_crew *lzs_crew_new(uint32_t nworkers)
         return NULL;
     crew->memory = memory;
     crew->nworkers = nworkers;
+    crew->looks = looks;
     crew->workers = allocate(nworkers, sizeof *crew->workers, &crew->workers_memory);
     if (crew->workers == NULL) {
         lzs_crew_free(crew);
@@ -366,14 +382,33 @@ void lzs_ring_flush(lzs_ring *ring)
 {
     /* Relaxed: the reader is the only writer of frontier, and a stale first only lengthens a scan. */
     uint64_t added = ring->tail - atomic_load_explicit(&ring->frontier, memory_order_relaxed);
+    uint32_t looking;
 
     if (added == 0)
         return;
     atomic_store_explicit(&ring->first, ring->head, memory_order_relaxed);
     /* E9 seq_cst: work is shown, then sleepers are looked for; a worker announces its sleep, then looks for work. */
     atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
-    if (atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) > 0)
-        wake_workers(ring->crew, added);
+    /* E14 seq_cst: work is shown, then those who look for some are counted; a worker stops to look, then looks for the
+     * last time. One that finds other work than this leaves it to wake_helpers. */
+    looking = atomic_load_explicit(&ring->crew->looking, memory_order_seq_cst);
+    if (added > looking && atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) > 0)
+        wake_workers(ring->crew, added - looking);
+}
+
+/* Before the reader sleeps: as many workers as there are runs that nobody has claimed. */
+static void wake_helpers(lzs_ring *ring)
+{
+    uint64_t unclaimed = 0;
+
+    if (atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) == 0) /* E9 */
+        return;
+    for (uint64_t position = ring->head; position != ring->tail; position++) {
+        /* Relaxed: claimed meanwhile is one futile wake-up, and nothing but the reader makes a run claimable again. */
+        if (state_of(atomic_load_explicit(&slot_at(ring, position)->word, memory_order_relaxed)) == TODO)
+            unclaimed++;
+    }
+    wake_workers(ring->crew, unclaimed);
 }
 
 lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run)
@@ -463,6 +498,12 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
 
     if (ring->head == ring->tail)
         return LZS_EMPTY;
+    for (uint32_t k = 0; k < ring->crew->looks; k++) {
+        if (state_of(atomic_load_explicit(&s->word, memory_order_acquire)) == DONE) /* E5 */
+            return LZS_OK;
+        relax();
+    }
+    wake_helpers(ring);
     /* E8 seq_cst: the wish is shown, then the word is read; a worker stores DONE, then reads the wish. */
     atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);
     state = state_of(atomic_load_explicit(&s->word, memory_order_seq_cst));
@@ -555,6 +596,15 @@ lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
     lzs_status status;
 
     while ((status = lzs_crew_claim(crew, w, claim)) == LZS_EMPTY) {
+        /* E14 seq_cst: whoever counts on us has shown its work before we stop, and the looks below see it. */
+        atomic_fetch_add_explicit(&crew->looking, 1, memory_order_seq_cst);
+        for (uint32_t k = 0; k < crew->looks && status == LZS_EMPTY; k++) {
+            relax();
+            status = lzs_crew_claim(crew, w, claim);
+        }
+        atomic_fetch_sub_explicit(&crew->looking, 1, memory_order_seq_cst);
+        if (status != LZS_EMPTY)
+            break;
         /* E9 seq_cst: the sleep is announced, then work is looked for once more. It is counted first and announced
          * second, so that the count never hides an announcement from a reader that looks at it alone. */
         atomic_fetch_add_explicit(&crew->asleep, 1, memory_order_seq_cst);
@@ -642,10 +692,21 @@ int64_t lzs_progress_done(const lzs_progress *progress)
     return atomic_load_explicit(&progress->done, memory_order_acquire); /* E12 */
 }
 
-lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms)
+void lzs_progress_want(lzs_progress *progress, int64_t n)
 {
     /* E13 seq_cst: the wish is shown, then the count is read. */
     atomic_store_explicit(&progress->wanted, n, memory_order_seq_cst);
+}
+
+lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms)
+{
+    for (uint32_t k = 0; k < ring->crew->looks; k++) {
+        if (lzs_progress_done(progress) >= n)
+            return LZS_OK;
+        relax();
+    }
+    wake_helpers(ring);
+    lzs_progress_want(progress, n);
     if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(ring->crew))
         park(&ring->reader, timeout_ms);
     /* Relaxed: a worker that still sees the wish wakes a reader that is awake, which costs one futile wake-up. */

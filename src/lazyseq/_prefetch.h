@@ -5,7 +5,7 @@
  * A result is an opaque pointer: the ring never looks at what it points to, and whoever holds it owns it.
  *
  * Who may call what:
- *   a ring's reader   publish, flush, head, take, retract, drop, wait, progress_wait.   One thread at a time.
+ *   a ring's reader   publish, flush, head, take, retract, drop, wait, progress_want, progress_wait.   One thread at a time.
  *   worker w          claim, claim_wait, stands, wanted, deliver, attach, wake, progress_add.   One thread for each w.
  *   anyone            close, closed, progress_done.
  * Rings are made by one thread at a time, and live as long as their crew, which is freed once nobody else can reach it.
@@ -48,8 +48,9 @@ typedef struct {
     uint64_t word; /* the slot's word as this claim wrote it */
 } lzs_claim;
 
-/* A crew without a ring, or NULL when there is no memory for it. */
-lzs_crew *lzs_crew_new(uint32_t nworkers);
+/* A crew without a ring, or NULL when there is no memory for it. Who waits looks `looks` times before it sleeps: some
+ * microseconds where there are several processors, 0 where there is one. */
+lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks);
 
 /* Frees its rings too. Results that were delivered and not taken are lost: drop them first. */
 void lzs_crew_free(lzs_crew *crew);
@@ -64,7 +65,8 @@ lzs_ring *lzs_crew_ring(const lzs_crew *crew, uint32_t k);
 /* Add a run behind the last one. LZS_OK or LZS_FULL. Workers need not see it before the next flush. */
 lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run);
 
-/* Show workers all that is published, and wake as many sleepers as there are new runs. */
+/* Show workers all that is published, and wake as many sleepers as there are new runs. Waiting wakes as many as there
+ * are unclaimed ones. */
 void lzs_ring_flush(lzs_ring *ring);
 
 /* The run at the head. LZS_OK or LZS_EMPTY. */
@@ -117,6 +119,10 @@ void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake);
 
 /* How many parts are complete. */
 int64_t lzs_progress_done(const lzs_progress *progress);
+
+/* The reader: have the next wait, for whatever it is, end when n parts of this result are complete; 0 takes it back.
+ * What is complete already ends none: look after the call. */
+void lzs_progress_want(lzs_progress *progress, int64_t n);
 
 /* The reader: wait until n parts are complete. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up) or LZS_CLOSED. */
 lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms);

@@ -16,7 +16,7 @@
 
 #include "../../src/lazyseq/_prefetch.h"
 
-enum { MAX_WORKERS = 4, MAX_CAPACITY = 512, MAX_RUNS = 1 << 20 };
+enum { MAX_WORKERS = 4, MAX_CAPACITY = 512, MAX_RUNS = 1 << 20, LOOKS = 20 };
 
 /* What a round is like. A "one in" of 0 means never. */
 typedef struct {
@@ -255,7 +255,7 @@ static void round_of(const manner *m, uint32_t nworkers, long capacity, long ite
     int closing = 0;
     int64_t place = 0;
 
-    a.crew = lzs_crew_new(nworkers);
+    a.crew = lzs_crew_new(nworkers, one_in(random, 2) ? 0 : LOOKS);
     CHECK(a.crew != NULL);
     a.ring = lzs_ring_new(a.crew, (uint64_t)capacity, firsts[draw(random) % 3]);
     CHECK(a.ring != NULL);
@@ -344,7 +344,7 @@ static void several_readers(int rounds, long items, uint64_t *random)
 
     for (int i = 0; i < rounds; i++) {
         uint32_t nworkers = 1u << i % 3;
-        arena a = {.crew = lzs_crew_new(nworkers), .manner = &busy, .nworkers = nworkers, .capacity = 16 * READERS};
+        arena a = {.crew = lzs_crew_new(nworkers, i % 2 ? 0 : LOOKS), .manner = &busy, .nworkers = nworkers, .capacity = 16 * READERS};
         worker workers[MAX_WORKERS];
         pthread_t threads[MAX_WORKERS], reading[READERS];
 
@@ -379,7 +379,7 @@ static void close_while_all_sleep(int rounds, uint64_t *random)
     const manner idle = {.name = "idle"};
 
     for (int i = 0; i < rounds; i++) {
-        arena a = {.crew = lzs_crew_new(MAX_WORKERS), .manner = &idle, .nworkers = MAX_WORKERS, .capacity = 4};
+        arena a = {.crew = lzs_crew_new(MAX_WORKERS, i % 2 ? 0 : LOOKS), .manner = &idle, .nworkers = MAX_WORKERS, .capacity = 4};
         worker workers[MAX_WORKERS];
         pthread_t threads[MAX_WORKERS], reader;
         lzs_claim stuck;

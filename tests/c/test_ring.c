@@ -53,7 +53,7 @@ static lzs_crew *crew; /* of the ring that new_ring made last */
 static lzs_ring *new_ring(uint32_t nworkers, uint64_t capacity, uint64_t first)
 {
     lzs_ring *ring;
-    crew = lzs_crew_new(nworkers);
+    crew = lzs_crew_new(nworkers, 0);
     CHECK(crew != NULL);
     ring = lzs_ring_new(crew, capacity, first);
     CHECK(ring != NULL && lzs_crew_ring(crew, 0) == ring);
@@ -155,11 +155,11 @@ static uint64_t draw(uint64_t *state)
 
 static void bad_arguments_give_null(void)
 {
-    lzs_crew *small = lzs_crew_new(1);
+    lzs_crew *small = lzs_crew_new(1, 0);
     CHECK(small != NULL && lzs_crew_ring(small, 0) == NULL);
-    CHECK(lzs_crew_new(0) == NULL);
-    CHECK(lzs_crew_new(LZS_MAX_WORKERS + 1) == NULL);
-    CHECK(lzs_crew_new(UINT32_MAX) == NULL);
+    CHECK(lzs_crew_new(0, 0) == NULL);
+    CHECK(lzs_crew_new(LZS_MAX_WORKERS + 1, 0) == NULL);
+    CHECK(lzs_crew_new(UINT32_MAX, 0) == NULL);
     CHECK(lzs_ring_new(small, 0, 0) == NULL);
     /* The next power of two, or the size in bytes, would overflow; the last is only more than there is. */
     CHECK(lzs_ring_new(small, UINT64_MAX, 0) == NULL);
