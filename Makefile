@@ -19,6 +19,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_deep.py
 	$(BIN)/python benchmarks/bench_arrays.py
 	$(BIN)/python benchmarks/bench_pipeline.py
+	$(BIN)/python benchmarks/bench_prefetch.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -3,15 +3,30 @@
 import time
 
 
+def in_turns(measures, rounds):
+    """What every function answers in each round: ``{name: function}`` -> ``{name: [seconds, ...]}``."""
+    answers = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            answers[name].append(measure())
+    return answers
+
+
+def timed(function):
+    """A function that answers how long a call of the given one took."""
+
+    def measure():
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
+
+    return measure
+
+
 def best_times(functions, rounds=30):
     """The shortest time of each function, in seconds: ``{name: function}`` -> ``{name: seconds}``."""
-    best = dict.fromkeys(functions, float("inf"))
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+    times = in_turns({name: timed(function) for name, function in functions.items()}, rounds)
+    return {name: min(seconds) for name, seconds in times.items()}
 
 
 def verdict(figure, limit):
