@@ -144,7 +144,7 @@ def test_started_minus_delivered_stays_within_max_buffered(max_buffered):
 
 
 def test_at_rest_the_buffer_is_full():
-    log = Log()
+    log = Log(lambda x: time.sleep(0.001) or x)  # not so cheap that handing it over would cost more
     view = prefetch(smap(log, range(100)), 2, max_buffered=8)
     assert view[0] == 0
     deadline = time.monotonic() + 10
@@ -386,6 +386,7 @@ def test_a_function_that_reads_its_own_prefetch():
 def test_a_destructor_that_reads_the_prefetch():
     class Nosy:
         def __init__(self, i):
+            time.sleep(0.001)
             self.i = i
             made.append(i)
 

@@ -1357,7 +1357,7 @@ cdef View gather_of(object source, object indices):
 cdef View rebased(View part, object source):
     """The same slice or gather, of another source."""
     if type(part) is Slice:
-        return Slice(source, (<Slice>part).start, (<Slice>part).step, (<Slice>part).n)
+        return Slice(source, (<Slice>part).start, (<Slice>part).step, (<Slice>part).n, (<Slice>part).most)
     if type(part) is Gather:
         return Gather(source, (<Gather>part).buffer)
     return LazyGather(source, (<LazyGather>part).lazy)

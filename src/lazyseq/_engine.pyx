@@ -2,8 +2,13 @@
 """The prefetch: readers that run ahead through workers, over the rings of _prefetch.c.
 
 Each reader has a window of its own, with a ring; the workers are shared. The reader publishes runs of consecutive
-indices; a worker claims a run, reads it from the window's source, and hands over a Run with an item, or a Failure, for
-each index, or for a single index that item itself. A run is as many grains of the source as are worth a handover.
+indices; a worker claims a run, hands over an empty Run at once, and adds an item, or a Failure, for each index. So a
+slow item holds up nobody who wants one before it, and a reader that goes elsewhere leaves a run behind, not a worker.
+
+What a handover costs: to wake a thread takes 5 to 50 us, to take the GIL from one that computes as long. So the cost
+of an item, measured as they are evaluated, decides how many make a run, when the reader publishes the next and when it
+is woken. Items of which a whole window costs less than a wake-up are evaluated run by run, reader and worker in turn:
+who waits looks for some microseconds before it sleeps, and neither wants the GIL while the other has it.
 """
 
 cimport cython
@@ -12,8 +17,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from ._core cimport UNKNOWN, Derived, View, gathered, pull, read, rebased, size_of, source_error
 from ._prefetch cimport *
 
+from collections import deque
 from threading import RLock
-from time import perf_counter_ns
+from time import monotonic_ns, perf_counter_ns
 
 from . import _workers
 from .errors import EvaluationError, seterr
@@ -27,8 +33,28 @@ cdef extern from *:
     #endif
     /* The crew whose worker this thread is, NULL in other threads. */
     static lzs_thread_local void *working_for = NULL;
+
+    /* Numbers that one thread writes and others may read late. */
+    #if defined(_MSC_VER)
+    #define lzs_load(p) (*(volatile long long *)(p))
+    #define lzs_store(p, v) (*(volatile long long *)(p) = (v))
+    #else
+    #define lzs_load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+    #define lzs_store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+    #endif
+
+    /* Put a value into a list that one thread uses at a time, and return what was there. */
+    static PyObject *exchange_item(PyObject *list, Py_ssize_t k, PyObject *value)
+    {
+        PyObject *before = PyList_GET_ITEM(list, k);
+        PyList_SET_ITEM(list, k, Py_NewRef(value));
+        return before;
+    }
     """
     void *working_for
+    long long lzs_load(long long *p) noexcept
+    void lzs_store(long long *p, long long value) noexcept
+    object exchange_item(list items, Py_ssize_t k, object value)
 
 cdef extern from "Python.h":
     ctypedef void *PyThread_type_lock
@@ -45,31 +71,98 @@ cdef extern from "Python.h":
 cdef enum:
     SIGNAL_CHECK_MS = 100  # how long a reader waits before it looks for a Ctrl-C
     IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
-    RUN_NS = 100_000  # cheap items are evaluated in runs of about this duration
-    WAKE_NS = 20_000  # what follows sooner than this in a run is waited for before the reader is woken
+    LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
+    LOOKS_IN_TURN = 400  # the same, where reader and worker evaluate in turn: longer than a wake-up takes
+    RUN_NS = 100_000  # items are evaluated in runs of about this duration, if they are cheaper
+    TRIVIAL_NS = 250  # nothing that costs less can do anything beside its reader
+    WAKE_NS = 20_000  # what a wake-up costs: nobody is woken for less work
 
 
 @cython.final
 cdef class Failure:
-    """Stands for an item whose evaluation raised."""
+    """Stands for an item whose evaluation raised, or took too long, which is nobody's error."""
     cdef object error
+    cdef bint is_timeout
 
-    def __init__(self, error):
-        self.error = error
+    def __init__(self, error, bint is_timeout=False):
+        self.error, self.is_timeout = error, is_timeout
 
 
 @cython.final
 cdef class Run:
-    """The results of a run, which its worker may still be adding to.
+    """The results of consecutive items from `start` on, to which their worker may still be adding.
 
-    Threads: the worker appends, then counts; the reader looks at what is counted. `unwanted` is only ever set.
+    Threads: the worker writes a result, then counts it; the reader takes what is counted. `unwanted` and `overdue` are
+    set once, by whoever gives the run up, and may be seen late.
     """
+    cdef Py_ssize_t start, stop
+    cdef Py_ssize_t next  # which item is to be taken next, where all are taken in turn
     cdef list results
     cdef lzs_progress progress
-    cdef bint unwanted
+    cdef long long unwanted
+    cdef long long overdue  # which of its items took longer than allowed, plus 1; 0: none
 
-    def __init__(self):
-        self.results = []
+    def __init__(self, Py_ssize_t start, Py_ssize_t count):
+        self.start, self.stop, self.next = start, start + count, start
+        self.results = [None] * count
+        self.progress.owner = <void *>self
+
+    cdef bint has(self, Py_ssize_t i) noexcept:
+        return lzs_progress_done(&self.progress) > i - self.start
+
+    cdef object take(self, Py_ssize_t i):
+        self.next = i + 1
+        return exchange_item(self.results, i - self.start, None)
+
+    cdef int give_up(self, list dropped) except -1:
+        """Nobody will take what is left. The results are dropped apart from the run, which an idle worker may know."""
+        lzs_store(&self.unwanted, 1)
+        dropped.append(self.results)
+        return 0
+
+
+cdef inline Run run_of(void *result):
+    """The run whose progress is in the ring."""
+    return <Run>(<lzs_progress *>result).owner
+
+
+@cython.final
+cdef class Shift:
+    """A thread's time as a worker of a prefetch with a timeout.
+
+    Threads: everything is read and written in critical sections.
+    """
+    cdef uint32_t worker
+    cdef long long began  # when it began the item that it evaluates, in ns; 0: none
+    cdef Run run
+    cdef Py_ssize_t part
+    cdef bint over  # an item took too long, and another thread works in this one's place
+
+    def __init__(self, uint32_t worker):
+        self.worker = worker
+
+    cdef int begin(self, Run run, Py_ssize_t part) except -1:
+        now = monotonic_ns()
+        with cython.critical_section(self):
+            self.began, self.run, self.part = now, run, part
+        return 0
+
+    cdef bint end(self) except -1:
+        """Whether the item is still wanted from this thread."""
+        with cython.critical_section(self):
+            self.began, self.run = 0, None
+            over = self.over
+        return not over
+
+    cdef bint is_overdue(self, long long timeout_ns) except -1:
+        """Whether its item takes too long; this is said once, and ends the shift."""
+        now = monotonic_ns()
+        with cython.critical_section(self):
+            late = not self.over and self.began and now - self.began > timeout_ns
+            if late:
+                self.over = True
+                lzs_store(&self.run.overdue, self.part + 1)
+        return late
 
 
 @cython.final
@@ -78,9 +171,9 @@ cdef class Engine:
 
     Workers know the engine and nobody else, so that a prefetch which nobody else knows is collected, and ends them.
 
-    Threads: the rings have their own protocol; `windows` only grows, under the crew's lock; `start_error` is set once,
-    before the rings are closed, and read after that; `item_ns` is an estimate, which may be lost or late; the rest never
-    changes.
+    Threads: the rings have their own protocol; `windows` only grows, under the crew's lock; `shifts` and `threads` change
+    under `lock`; `start_error` is set once, before the rings are closed, and read after that; `item_ns` is an estimate,
+    of which a part may be lost; `over` is only ever set; the rest never changes.
     """
     cdef lzs_crew *crew
     cdef object start_hook, evaluation
@@ -88,15 +181,23 @@ cdef class Engine:
     cdef void *employer  # an identity, never followed
     cdef list windows  # by the number of their ring
     cdef list threads
-    cdef long long item_ns  # how long an item took lately, in ns
+    cdef object lock
+    cdef list shifts  # with a timeout, by worker
+    cdef long long timeout_ns  # 0: none
+    cdef long long item_ns  # how long an item took lately; 0: not known
+    cdef Py_ssize_t max_buffered
+    cdef bint may_look  # there are several processors
+    cdef long long over  # nobody reads through it any more
 
-    def __cinit__(self, Py_ssize_t nworkers, start_hook, evaluation):
-        self.crew = lzs_crew_new(<uint32_t>nworkers, LOOKS if _workers.usable_cores() > 1 else 0)
+    def __cinit__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
+        self.may_look = _workers.usable_cores() > 1
+        self.crew = lzs_crew_new(<uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
             raise MemoryError(f"prefetch: no memory for {nworkers} workers")
+        self.max_buffered, self.timeout_ns = max_buffered, timeout_ns
         self.start_hook, self.evaluation = start_hook, evaluation
-        self.windows = []
-        self.item_ns = RUN_NS
+        self.windows, self.threads, self.lock = [], [], RLock()
+        self.shifts = [Shift(k) if timeout_ns else None for k in range(nworkers)]
 
     def __dealloc__(self):
         cdef uint32_t k = 0
@@ -106,15 +207,27 @@ cdef class Engine:
         while lzs_crew_ring(self.crew, k) != NULL:
             while lzs_ring_drop(lzs_crew_ring(self.crew, k), &result) == LZS_OK:
                 if result != NULL:
-                    Py_DECREF(<object>result)
+                    Py_DECREF(run_of(result))
             k += 1
         lzs_crew_free(self.crew)
+
+    def start(self, Py_ssize_t worker):
+        """Start the thread that works as this worker, or takes its place."""
+        with self.lock:
+            thread = _workers.start_thread(self.work, worker)
+            if worker < len(self.threads):
+                self.threads[worker] = thread
+            else:
+                self.threads.append(thread)
 
     def work(self, uint32_t worker):
         """What a worker's thread runs."""
         global working_for
         cdef lzs_claim claim
         cdef lzs_status status
+        cdef lzs_progress *progress = NULL  # of the run whose last item is not counted yet
+        cdef Run run = None
+        cdef Shift shift = self.shifts[worker]
         working_for = self.employer
         seterr(self.evaluation)
         if self.start_hook is not None:
@@ -125,88 +238,103 @@ cdef class Engine:
                 lzs_crew_close(self.crew)
                 return
         while True:
-            status = lzs_crew_claim(self.crew, worker, &claim)
-            if status == LZS_EMPTY:
-                with nogil:
-                    status = lzs_crew_claim_wait(self.crew, worker, &claim)
+            # The reader that is woken here wants the GIL: who kept it for the next claim would put it to sleep again.
+            with nogil:
+                if progress != NULL:
+                    lzs_progress_add(progress, claim.ring, True)
+                    lzs_ring_wake(&claim)
+                status = lzs_crew_claim_wait(self.crew, worker, &claim)
             if status == LZS_CLOSED:
                 return
+            run, progress = None, NULL
             source = (<Window>self.windows[claim.number]).current_source()
             if not lzs_ring_stands(&claim):
                 continue  # the window has gone elsewhere, and this may be the source of its next reader
-            if claim.run.count == 1:
-                self.evaluate_alone(&claim, source)
-            else:
-                self.evaluate_run(&claim, source)
+            run = self.evaluate(&claim, source, shift)
             source = None
+            if run is not None:
+                progress = &run.progress
+            elif shift is not None and shift.over:
+                return
 
-    cdef int evaluate_alone(self, lzs_claim *claim, object source) except -1:
-        cdef lzs_status status
-        cdef long long start = perf_counter_ns()
-        cdef object result = evaluated(source, claim.run.index)
-        self.note(perf_counter_ns() - start, 1)
-        Py_INCREF(result)  # the ring's
-        if lzs_ring_wanted(claim):
-            # The reader is about to wake and to want the GIL: if we kept it, it would fall asleep again.
-            with nogil:
-                status = lzs_ring_deliver(claim, <void *>result)
-        else:
-            status = lzs_ring_deliver(claim, <void *>result)
-        if status != LZS_OK:
-            Py_DECREF(result)
-        return 0
-
-    cdef int evaluate_run(self, lzs_claim *claim, object source) except -1:
-        """Hand over the run at once, and add to it: a slow item holds up nobody who wants one before it."""
-        cdef Run run = Run()
-        cdef Py_ssize_t k, count = claim.run.count
-        cdef long long start = perf_counter_ns()
-        cdef bint wake
+    cdef Run evaluate(self, lzs_claim *claim, object source, Shift shift):
+        """Hand over a run and evaluate its items; the caller counts the last. None: it is not wanted any more."""
+        cdef Run run = Run(claim.run.index, claim.run.count)
+        cdef Py_ssize_t i
+        cdef long long start = perf_counter_ns(), paused, item_ns = lzs_load(&self.item_ns)
+        cdef bint in_turn = self.in_turn(run.stop - run.start)
         cdef object result, iterator = None
         Py_INCREF(run)  # the ring's
-        if lzs_ring_attach(claim, <void *>run) != LZS_OK:
+        if lzs_ring_attach(claim, &run.progress) != LZS_OK:
             Py_DECREF(run)
-            return 0
-        for k in range(count):
-            if run.unwanted:
-                return 0
-            if not isinstance(source, View):
-                result = evaluated(source, claim.run.index + k)
-            else:
-                # The source's iterator shares work among neighbours, and goes on after errors.
-                try:
+            return None
+        for i in range(run.start, run.stop):
+            if lzs_load(&run.unwanted):
+                return None
+            if shift is not None:
+                shift.begin(run, i - run.start)
+            # The source's iterator shares work among neighbours, and goes on after errors.
+            try:
+                if not isinstance(source, View):
+                    result = read(source, i)
+                else:
                     if iterator is None:
-                        iterator = (<View>source).iterate(claim.run.index)
+                        iterator = (<View>source).iterate(i)
                     result = next(iterator)
-                except StopIteration:
-                    result = Failure(IndexError(f"prefetch index {claim.run.index + k} is out of range: "
-                                                "its source has ended"))
-                except BaseException as error:
-                    result = Failure(error)
-            wake = k == count - 1 or self.item_ns * (count - 1 - k) > WAKE_NS
-            run.results.append(result)
-            if wake:
-                with nogil:
+            except StopIteration as error:
+                if isinstance(source, View):
+                    error = IndexError(f"prefetch index {i} is out of range: its source has ended")
+                result = Failure(error)
+            except BaseException as error:  # also a SystemExit: it is the reader's to handle
+                result = Failure(error)
+            if shift is not None and not shift.end():
+                return None
+            exchange_item(run.results, i - run.start, result)
+            result = None
+            if i == run.stop - 1:
+                break
+            if in_turn or item_ns * (run.stop - 1 - i) <= WAKE_NS:
+                lzs_progress_add(&run.progress, claim.ring, False)
+            elif lzs_progress_wanted(&run.progress) or lzs_ring_wanted(claim):
+                paused = perf_counter_ns()
+                with nogil:  # see work()
                     lzs_progress_add(&run.progress, claim.ring, True)
                     lzs_ring_wake(claim)
+                start += perf_counter_ns() - paused  # others had the GIL
             else:
-                lzs_progress_add(&run.progress, claim.ring, False)
-        self.note(perf_counter_ns() - start, count)
+                lzs_progress_add(&run.progress, claim.ring, True)
+                lzs_ring_wake(claim)
+        self.note((perf_counter_ns() - start) // (run.stop - run.start))
+        return run
+
+    cdef int note(self, long long mean) except -1:
+        """How long an item took in a run. The estimate follows slowly: a thread may be put to sleep at any moment."""
+        cdef long long before = lzs_load(&self.item_ns)
+        lzs_store(&self.item_ns, max(1, mean if before == 0 else (3 * before + mean) // 4))
+        if self.may_look:
+            lzs_crew_look(self.crew, LOOKS_IN_TURN if self.in_turn(self.max_buffered) else LOOKS)
         return 0
 
-    cdef int note(self, long long duration, Py_ssize_t count) except -1:
-        """The estimate follows what becomes slower at once, and what becomes faster slowly."""
-        cdef long long mean = duration // count
-        self.item_ns = mean if mean > self.item_ns else (3 * self.item_ns + mean) // 4
+    cdef bint in_turn(self, Py_ssize_t n) noexcept:
+        """Whether reader and worker should evaluate n items in turn: they cost less than a wake-up, or next to nothing."""
+        cdef long long item_ns = lzs_load(&self.item_ns)
+        return item_ns != 0 and (item_ns <= TRIVIAL_NS or item_ns * n <= WAKE_NS)
+
+    cdef int replace_overdue(self) except -1:
+        """Workers whose item takes longer than allowed get substitutes; their threads end with their items."""
+        cdef Shift shift
+        for shift in self.shifts:
+            if shift is not None and shift.is_overdue(self.timeout_ns):
+                with self.lock:
+                    self.shifts[shift.worker] = Shift(shift.worker)
+                self.start(shift.worker)
         return 0
 
-
-cdef object evaluated(object source, Py_ssize_t i):
-    """The item or its Failure."""
-    try:
-        return read(source, i)
-    except BaseException as error:  # also a SystemExit: it is the reader's to handle
-        return Failure(error)
+    cdef int wait_ms(self) noexcept nogil:
+        """How long to sleep before a look around."""
+        if self.timeout_ns:
+            return <int>min(SIGNAL_CHECK_MS, 1 + self.timeout_ns // 4_000_000)
+        return SIGNAL_CHECK_MS
 
 
 @cython.final
@@ -214,7 +342,7 @@ cdef class Window:
     """A reader's place: the range of indices [position, tail) that is published, under way or ready.
 
     It moves with reads one after the other, skips what a read further on within it leaves out, and is given up by a read
-    elsewhere. `held` is the run that was taken last, from `held_start` to `held_stop`.
+    elsewhere. `held` is the run that was taken last.
 
     Threads: `lock` guards all but the source, which changes in a critical section while the ring is empty; it is held
     while the reader waits for an item, so that threads that share an iterator take turns. `reader` is compared with the
@@ -228,9 +356,9 @@ cdef class Window:
     cdef Py_ssize_t allowed  # how far now: all, but little after a read elsewhere
     cdef Py_ssize_t grain  # the source's
     cdef Py_ssize_t position, tail
+    cdef Py_ssize_t refill_at  # the position from which on the window has room for another run
     cdef bint ended  # the source was seen to end within the window
     cdef Run held
-    cdef Py_ssize_t held_start, held_stop
     cdef Py_ssize_t nworkers
 
     def __cinit__(self):
@@ -274,7 +402,7 @@ cdef class Window:
             self.source = source
         self.most = self.allowed = most
         self.grain = (<View>source).grain() if isinstance(source, View) else 1
-        self.position = self.tail = first
+        self.position = self.tail = self.refill_at = first
         self.ended, self.held = False, None
         return 0
 
@@ -286,30 +414,51 @@ cdef class Window:
             pass
         return 0
 
+    cdef int leave(self, Py_ssize_t i, list dropped) except -1:
+        """Go on at item i, and publish little ahead until it shows that reading goes on from there."""
+        self.clear(dropped)
+        self.allowed = min(self.nworkers, self.most)
+        self.position = self.tail = self.refill_at = i
+        self.ended = False
+        return 0
+
+    cdef bint reaches(self, Py_ssize_t i) noexcept:
+        """Whether a read of item i is one that goes on."""
+        return self.position == i or self.position <= i < self.tail
+
+    cdef object at_hand(self, Py_ssize_t i):
+        """Item i or its Failure, if it is ready and nothing else needs to be done; else MISSING."""
+        if self.held is not None and i == self.position and i < self.refill_at and self.held.has(i):
+            return self.take_part(i)
+        return MISSING
+
     cdef object deliver(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """The item or its Failure."""
         cdef object result
         self.seek(i, dropped)
-        self.fill(engine)
-        while self.held is None or i >= self.held_stop:
-            if i >= self.tail:  # the source is shorter than a moment ago
-                return Failure(IndexError(f"prefetch index {i} is out of range"))
-            if self.held is not None:
+        while True:
+            self.fill(engine)
+            if self.held is not None and i >= self.held.stop:
                 self.release(dropped)
-            result = self.take_run(view, engine)
-            if result is not MISSING:  # a run of one
-                self.position = i + 1
+            if self.held is None:
+                if i >= self.tail:  # the source is shorter than a moment ago
+                    return Failure(IndexError(f"prefetch index {i} is out of range"))
+                self.take_run(view, engine)
+            if self.held.start <= i < self.held.stop:
                 break
-        else:
-            self.await_part(view, engine, i - self.held_start)
-            result = self.held.results[i - self.held_start]
-            self.held.results[i - self.held_start] = None
-            self.position = i + 1
-            if self.position == self.held_stop:
-                self.held = None
+        result = self.await_part(view, engine, i, dropped)
+        if result is MISSING:
+            result = self.take_part(i)
+        self.fill(engine)
+        return result
+
+    cdef object take_part(self, Py_ssize_t i):
+        cdef object result = self.held.take(i)
+        self.position = i + 1
+        if self.position == self.held.stop:
+            self.held = None
         if type(result) is Failure and size_of(self.source) == UNKNOWN:
             self.ended = isinstance((<Failure>result).error, IndexError)
-        self.fill(engine)
         return result
 
     cdef int seek(self, Py_ssize_t i, list dropped) except -1:
@@ -318,24 +467,19 @@ cdef class Window:
         if i == self.position:
             self.allowed = min(2 * self.allowed, self.most)
             return 0
-        if not self.position <= i < self.tail:
-            # Little ahead until it shows that reading goes on from here: a single read elsewhere should cost little.
-            self.allowed = min(self.nworkers, self.most)
-            self.ended = False
-            self.clear(dropped)
-            self.position = self.tail = i
+        if not self.reaches(i):
+            self.leave(i, dropped)
             return 0
-        if self.held is not None and i >= self.held_stop:
+        if self.held is not None and i >= self.held.stop:
             self.release(dropped)
         if self.held is None:
             while lzs_ring_head(self.ring, &run) == LZS_OK and run.index + run.count <= i:
                 self.drop_run(dropped)
-            self.position = i if lzs_ring_head(self.ring, &run) != LZS_OK else max(self.position, run.index)
+        self.position = i
         return 0
 
     cdef int release(self, list dropped) except -1:
-        self.held.unwanted = True
-        dropped.append(self.held)
+        self.held.give_up(dropped)
         self.held = None
         return 0
 
@@ -345,55 +489,103 @@ cdef class Window:
         if lzs_ring_drop(self.ring, &result) != LZS_OK:
             return False
         if result != NULL:
-            value = <object>result
-            Py_DECREF(value)  # the ring's
-            if type(value) is Run:
-                (<Run>value).unwanted = True
-            dropped.append(value)
+            run = run_of(result)
+            Py_DECREF(run)  # the ring's
+            run.give_up(dropped)
         return True
 
-    cdef object take_run(self, Prefetch view, Engine engine):
-        """Wait for the run at the head of the ring, and hold it; the result of a run of one is returned, else MISSING."""
+    cdef int take_run(self, Prefetch view, Engine engine) except -1:
+        """Hold the run at the head of the ring, as soon as a worker has claimed it."""
         cdef lzs_run run
         cdef lzs_status status
-        cdef void *taken
-        lzs_ring_head(self.ring, &run)
-        while lzs_ring_take(self.ring, &taken) != LZS_OK:
+        cdef void *taken = NULL
+        cdef int ms = engine.wait_ms()
+        cdef int64_t enough
+        if lzs_ring_take(self.ring, &taken) != LZS_OK:
+            lzs_ring_head(self.ring, &run)
+            enough = self.enough(engine, max(self.position, run.index), run.index, run.count)
+            while taken == NULL:
+                with nogil:
+                    status = lzs_ring_wait(self.ring, ms)
+                    # Its worker has the GIL: who asked for it now would be put to sleep.
+                    if status == LZS_OK and lzs_ring_take(self.ring, &taken) == LZS_OK:
+                        lzs_progress_wait(<lzs_progress *>taken, self.ring, enough, ms)
+                if taken == NULL:
+                    view.look_up(engine, status)
+        self.held = run_of(taken)
+        Py_DECREF(self.held)  # the ring's
+        return 0
+
+    cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
+        """How many parts of a run to wait for in order to have item i: cheap ones are not worth a wake-up each."""
+        cdef int64_t more = WAKE_NS // max(1, lzs_load(&engine.item_ns))
+        return count if engine.in_turn(count) else min(count, i + 1 - start + more)
+
+    cdef object await_part(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
+        """Wait until item i is ready, and return MISSING; or a Failure, if it takes longer than allowed."""
+        cdef lzs_status status
+        cdef Run run = self.held
+        cdef int64_t enough
+        cdef int ms = engine.wait_ms()
+        while not run.has(i):
+            if lzs_load(&run.overdue):
+                return self.give_up_on(view, engine, i, dropped)
+            enough = self.enough(engine, i, run.start, run.stop - run.start)
             with nogil:
-                status = lzs_ring_wait(self.ring, SIGNAL_CHECK_MS)
+                status = lzs_progress_wait(&run.progress, self.ring, enough, ms)
             view.look_up(engine, status)
-        result = <object>taken
-        Py_DECREF(result)  # the ring's
-        if type(result) is not Run:
-            return result
-        self.held, self.held_start, self.held_stop = result, run.index, run.index + run.count
         return MISSING
 
-    cdef int await_part(self, Prefetch view, Engine engine, Py_ssize_t k) except -1:
-        """Wait until result k of the run that is held is there."""
-        cdef lzs_status status
-        while lzs_progress_done(&self.held.progress) <= k:
-            with nogil:
-                status = lzs_progress_wait(&self.held.progress, self.ring, k + 1, SIGNAL_CHECK_MS)
-            view.look_up(engine, status)
-        return 0
+    cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
+        """A worker has been too long over one of the items of the run that is held."""
+        cdef Run run = self.held
+        cdef bint late = run.start + lzs_load(&run.overdue) - 1 == i
+        cdef bint last = i + 1 == run.stop
+        if late and last:
+            self.release(dropped)
+            self.position = i + 1
+        else:
+            self.leave(i + late, dropped)
+        if late:
+            return Failure(view.overdue(i), True)
+        return self.deliver(view, engine, i, dropped)
 
     cdef int fill(self, Engine engine) except -1:
         """Publish what the window has room for."""
         cdef Py_ssize_t count, n = size_of(self.source)
+        cdef long long item_ns = lzs_load(&engine.item_ns)
+        cdef bint in_turn = self.grain <= self.most and engine.in_turn(self.allowed)
         cdef lzs_run run
+        self.refill_at = self.tail
         while not self.ended and (self.tail < n or n == UNKNOWN):
-            count = self.grain - self.tail % self.grain
+            if in_turn and self.position < self.tail:
+                return 0
+            count = self.run_length(item_ns, in_turn) - self.tail % self.grain
             if n != UNKNOWN:
                 count = min(count, n - self.tail)
             if self.tail > self.position and self.ahead(self.tail + count) > self.allowed:
+                if self.grain <= self.most and self.allowed == self.most:
+                    self.refill_at = min(self.tail, self.tail + count - self.allowed)
+                else:
+                    self.refill_at = self.position
                 break
             run.index, run.count = self.tail, count
             if lzs_ring_publish(self.ring, run) != LZS_OK:
                 break
             self.tail += count
-        lzs_ring_flush(self.ring)
+            self.refill_at = self.tail
+        if not in_turn:
+            lzs_ring_flush(self.ring)
         return 0
+
+    cdef Py_ssize_t run_length(self, long long item_ns, bint in_turn) noexcept:
+        """How many items to hand over together: whole grains, as many as are worth it and leave each worker two runs."""
+        cdef Py_ssize_t length = self.allowed if in_turn else self.allowed // (2 * self.nworkers)
+        if item_ns == 0:
+            length = 1
+        else:
+            length = min(length, RUN_NS // item_ns)
+        return max(1, length // self.grain) * self.grain
 
     cdef Py_ssize_t ahead(self, Py_ssize_t tail) noexcept:
         """What counts for max_buffered if the window ends at tail: items, or grains where one alone is more."""
@@ -409,30 +601,44 @@ cdef object MISSING = object()
 cdef class Crew:
     """The employer of workers: a prefetch and the slices of it share one. When nobody knows it any more, they end.
 
-    Threads: `lock` guards the engine's coming and going, and the windows; `closed` is only ever set.
+    Threads: `lock` guards the engine's coming and going, and the making of windows; the engine is read and set in critical
+    sections; `closed` is only ever set.
     """
     cdef Py_ssize_t nworkers, max_buffered
     cdef object start_hook, evaluation
+    cdef object timeout  # in seconds, or None
+    cdef bint helps  # whether readers may evaluate: functions run in several threads anyway, none is prepared or watched
     cdef Engine engine  # None before the first read and after close
-    cdef bint closed
+    cdef long long closed
     cdef object lock  # reentrant: what runs under it allocates, and so may run destructors that read
     cdef list idle  # windows of the engine that nobody reads through
     cdef object __weakref__
 
-    def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation):
+    def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout):
         self.nworkers, self.max_buffered = nworkers, max_buffered
-        self.start_hook, self.evaluation = start_hook, evaluation
+        self.start_hook, self.evaluation, self.timeout = start_hook, evaluation, timeout
+        self.helps = nworkers > 1 and start_hook is None and timeout is None
         self.lock, self.idle = RLock(), []
 
     def __del__(self):
-        if self.engine is not None:
-            lzs_crew_close(self.engine.crew)
+        self.dismiss()
+
+    cdef Engine exchange_engine(self, Engine engine):
+        with cython.critical_section(self):
+            before, self.engine = self.engine, engine
+        if before is not None:
+            lzs_store(&before.over, 1)
+        return before
+
+    cdef Engine current_engine(self):
+        with cython.critical_section(self):
+            engine = self.engine
+        return engine
 
     def dismiss(self):
         """Tell the workers to end, and return their threads."""
-        cdef Engine engine = self.engine
-        self.closed = True
-        self.engine = None
+        lzs_store(&self.closed, 1)
+        cdef Engine engine = self.exchange_engine(None)
         if engine is None:
             return []
         lzs_crew_close(engine.crew)
@@ -440,38 +646,43 @@ cdef class Crew:
 
     def forget_workers(self):
         """In a forked child, where there are no threads but the one that forked: start anew at the next read."""
-        self.engine = None
+        _workers.lost.append(self.exchange_engine(None))  # never freed: its workers were caught wherever they were
         self.lock = RLock()
 
     cdef Engine started(self):
         """The engine, with its workers; the first read starts them."""
-        cdef Engine engine = self.engine
+        cdef Engine engine = self.current_engine()
+        cdef Py_ssize_t k
         if engine is not None:
             return engine
         with self.lock:
-            if self.closed:
+            if lzs_load(&self.closed):
                 raise ValueError("prefetch is closed")
-            if self.engine is not None:
-                return self.engine
-            engine = Engine(self.nworkers, self.start_hook, self.evaluation)
+            engine = self.current_engine()
+            if engine is not None:
+                return engine
+            engine = Engine(self.nworkers, self.max_buffered, self.start_hook, self.evaluation, int(1e9 * (self.timeout or 0)))
             engine.employer = <void *>self
             try:
-                engine.threads = _workers.start_threads(engine.work, self.nworkers)
+                for k in range(self.nworkers):
+                    engine.start(k)
             except BaseException:
                 lzs_crew_close(engine.crew)  # those that did start
                 raise
-            if self.engine is not None:  # a destructor has read meanwhile
+            if self.current_engine() is not None:  # a destructor has read meanwhile
                 lzs_crew_close(engine.crew)
-                return self.engine
+                return self.current_engine()
             self.idle = []
-            self.engine = engine
+            self.exchange_engine(engine)
             _workers.started.add(self)
+            if lzs_load(&self.closed):  # a destructor has closed it meanwhile
+                self.dismiss()
         return engine
 
     cdef Window window(self, Engine engine, object source, Py_ssize_t first):
         """A window on the source, or None where there are too many."""
         cdef Window window = None
-        if self.engine is engine:
+        if not lzs_load(&engine.over):
             try:
                 window = self.idle.pop()
             except IndexError:
@@ -490,12 +701,13 @@ cdef class Crew:
     cdef int retire(self, Engine engine, Window window) except -1:
         """Nobody reads through the window any more."""
         cdef list dropped = []
+        if lzs_load(&engine.over):
+            return 0  # its results go with the engine; a forked child must not even look: a worker was caught in a write
         window.clear(dropped)
         with cython.critical_section(window):
             dropped.append(window.source)
             window.source = None
-        if self.engine is engine:
-            self.idle.append(window)
+        self.idle.append(window)
         return 0
 
 
@@ -511,8 +723,11 @@ cdef class Prefetch(Derived):
     cdef Engine engine  # the one that the windows belong to
     cdef dict windows  # by thread
 
-    def __init__(self, source, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, Crew crew=None):
-        self.crew = Crew(nworkers, max_buffered, start_hook, evaluation) if crew is None else crew
+    def __init__(self, source, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout=None,
+                 Crew crew=None):
+        if crew is None:
+            crew = Crew(nworkers, max_buffered, start_hook, evaluation, timeout)
+        self.crew = crew
         self.adopt(source)
         self.shares = nworkers > 0
 
@@ -530,6 +745,10 @@ cdef class Prefetch(Derived):
     def max_buffered(self):
         return self.crew.max_buffered
 
+    @property
+    def timeout(self):
+        return self.crew.timeout
+
     def __enter__(self):
         return self
 
@@ -544,9 +763,22 @@ cdef class Prefetch(Derived):
         """
         _workers.join(self.crew.dismiss())
 
+    def as_completed(self):
+        """Return an iterator over pairs (i, self[i]) in the order in which the items are finished.
+
+        So a slow item holds up no other one. Each index comes once. The error of an item is raised in its turn, with a note
+        that names the index, and iteration goes on behind it. No more than max_buffered items are under way or ready.
+
+        >>> from lazyseq import prefetch, smap
+        >>> with prefetch(smap(str, range(4)), nworkers=2) as p:
+        ...     print(sorted(p.as_completed()))
+        [(0, '0'), (1, '1'), (2, '2'), (3, '3')]
+        """
+        return CompletedIterator(self)
+
     cdef bint reads_directly(self) except -1:
         """Whether the reader evaluates items itself: there are no workers, or it is one that all others may wait for."""
-        if self.crew.closed:
+        if lzs_load(&self.crew.closed):
             raise ValueError("prefetch is closed")
         return self.crew.nworkers == 0 or working_for == <void *>self.crew
 
@@ -585,28 +817,56 @@ cdef class Prefetch(Derived):
 
     cdef object read_through(self, Engine engine, Window window, Py_ssize_t i, Py_ssize_t j):
         """Item i of the prefetch, which is item j of the window's source."""
-        cdef list dropped = []  # results that nobody wants die after the lock is released: destructors may read
+        cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
         window.acquire(i)
         try:
-            result = window.deliver(self, engine, j, dropped)
+            result = window.at_hand(j)
+            if result is MISSING:
+                dropped = []
+                if self.crew.helps and not window.reaches(j):
+                    window.leave(j + 1, dropped)
+                else:
+                    result = window.deliver(self, engine, j, dropped)
         finally:
             window.give_back()
         if type(result) is Failure:
+            if (<Failure>result).is_timeout:
+                raise (<Failure>result).error
             raise source_error(self, i, self.source, i, (<Failure>result).error, self.crew.evaluation)
-        return result
+        return self.evaluate(i) if result is MISSING else result
+
+    cdef object evaluate(self, Py_ssize_t i):
+        """Item i by the reader, as a worker would do it: for a read elsewhere this is sooner than to wake one."""
+        global working_for
+        cdef void *before = working_for
+        mode = seterr()
+        working_for = <void *>self.crew  # a function that reads this prefetch reads its source
+        if mode is not self.crew.evaluation:
+            seterr(self.crew.evaluation)
+        try:
+            return pull(self, i, self.source, i)
+        finally:
+            working_for = before
+            if mode is not self.crew.evaluation:
+                seterr(mode)
 
     cdef int look_up(self, Engine engine, lzs_status status) except -1:
         """After a wait: whether it makes sense to go on waiting."""
-        if self.crew.closed:
+        if lzs_load(&self.crew.closed):
             raise ValueError("prefetch is closed")
         if status == LZS_CLOSED:
-            if self.crew.engine is engine:
-                self.crew.engine = None  # the next read tries again
+            if self.crew.current_engine() is engine:
+                self.crew.exchange_engine(None)  # the next read tries again
             raise EvaluationError(f"start_hook failed in a worker of {self.label()} made at {self.site}",
                                   stage=self.stage) from engine.start_error
+        if engine.timeout_ns:
+            engine.replace_overdue()
         PyErr_CheckSignals()
         return 0
+
+    cdef object overdue(self, Py_ssize_t i):
+        return TimeoutError(f"item {i} of {self.label()} made at {self.site} took longer than {self.crew.timeout} s")
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """Neighbours through the thread's own window, which goes on ahead; others through a window of their own."""
@@ -628,8 +888,9 @@ cdef class Prefetch(Derived):
         """A part of a prefetch is a prefetch of the part, by the same workers."""
         if self.crew.nworkers == 0:
             return part
-        return Prefetch(rebased(part, self.source), self.crew.nworkers, self.crew.max_buffered, self.crew.start_hook,
-                        self.crew.evaluation, self.crew)
+        crew = self.crew
+        return Prefetch(rebased(part, self.source), crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation,
+                        crew.timeout, crew)
 
     cdef object iterate(self, Py_ssize_t start):
         return PrefetchIterator(self, start)
@@ -639,12 +900,16 @@ cdef class Prefetch(Derived):
 
     def __reduce__(self):
         crew = self.crew
-        return Prefetch, (self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation), self.site
+        return (Prefetch, (self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation, crew.timeout),
+                self.site)
 
 
 @cython.final
 cdef class PrefetchIterator:
-    """The items of a prefetch, through a window of its own."""
+    """The items of a prefetch, through a window of its own.
+
+    Threads: what changes is read and set in critical sections; the window has its lock.
+    """
     cdef Prefetch view
     cdef Py_ssize_t i
     cdef Engine engine
@@ -657,42 +922,244 @@ cdef class PrefetchIterator:
         return self
 
     def __next__(self):
-        cdef Prefetch view = self.view
-        cdef Py_ssize_t i = self.i, n
+        cdef Prefetch view
+        cdef Engine engine
+        cdef Window window
+        cdef Py_ssize_t i, n
+        with cython.critical_section(self):
+            view, window, engine, i = self.view, self.window, self.engine, self.i
+            if view is not None:
+                n = view.size()
+                if i < n or n == UNKNOWN:
+                    self.i = i + 1
+                else:
+                    self.view = self.window = self.engine = None
         if view is None:
             raise StopIteration
-        n = view.size()
         if i < n or n == UNKNOWN:
-            self.i = i + 1
             try:
-                return self.read(view, i)
+                return self.read(view, window, engine, i)
             except IndexError:
                 if n != UNKNOWN:
                     raise
-        self.retire()
-        self.view = None
+            with cython.critical_section(self):
+                window, engine = self.window, self.engine
+                self.view = self.window = self.engine = None
+        if window is not None:
+            view.crew.retire(engine, window)
         raise StopIteration
 
-    cdef object read(self, Prefetch view, Py_ssize_t i):
-        cdef Window window = self.window
+    cdef object read(self, Prefetch view, Window window, Engine engine, Py_ssize_t i):
         if view.reads_directly():
             return pull(view, i, view.source, i)
-        if window is None or self.engine is not view.crew.engine:
-            self.engine = view.crew.started()  # the first read, or another engine than before
-            self.window = window = view.crew.window(self.engine, view.source, i)
+        if window is None or lzs_load(&engine.over):
+            engine = view.crew.started()  # the first read, or another engine than before
+            window = view.crew.window(engine, view.source, i)
             if window is None:
                 return view.item(i)
-        return view.read_through(self.engine, window, i, i)
+            with cython.critical_section(self):
+                self.engine, self.window = engine, window
+        return view.read_through(engine, window, i, i)
 
-    cdef int retire(self) except -1:
+    def __del__(self):
+        if self.window is not None:
+            self.view.crew.retire(self.engine, self.window)
+
+
+@cython.final
+cdef class CompletedIterator:
+    """The items of a prefetch and their indices, in the order in which they are finished, through a window of its own.
+
+    A run leaves the ring as soon as a worker begins it, so that a slow one keeps no other from being published. It is one
+    grain of the source, so that no item waits for another that it shares nothing with.
+
+    Threads: the window's lock guards everything; who holds no window is alone.
+    """
+    cdef Prefetch view
+    cdef Engine engine
+    cdef Window window
+    cdef object unclaimed  # the runs in the ring, as pairs (start, stop), oldest first
+    cdef list running  # the runs that are begun and not delivered whole
+    cdef list again  # pairs (start, stop) to publish once more
+    cdef Py_ssize_t first_unpublished
+    cdef Py_ssize_t owed  # how many items are published and not delivered
+    cdef Py_ssize_t end  # where an unknown length was seen to end; UNKNOWN: not yet
+
+    def __init__(self, Prefetch view):
+        self.view, self.unclaimed, self.running, self.again, self.end = view, deque(), [], [], UNKNOWN
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef list dropped = []
+        cdef object error
+        if self.view.reads_directly():
+            return self.next_in_order()
+        with self.view.crew.lock:
+            if self.window is None or lzs_load(&self.engine.over):
+                self.engine, self.window = None, None
+                self.begin(self.view.crew.started())
+        if self.window is None:
+            return self.next_in_order()
+        window = self.window
+        window.acquire(self.first_unpublished)
+        try:
+            found = self.next_completed(dropped)
+        finally:
+            window.give_back()
+        if found is None:
+            raise StopIteration
+        i, result = found
+        if type(result) is not Failure:
+            return found
+        error = (<Failure>result).error
+        if not (<Failure>result).is_timeout:
+            error = source_error(self.view, i, self.view.source, i, error, self.view.crew.evaluation)
+            error.add_note(f"this was item {i} of {self.view.label()}.as_completed()")
+        raise error
+
+    cdef object next_in_order(self):
+        """Without workers, or as one of them."""
+        cdef Py_ssize_t i, n = self.view.size()
+        if self.again:
+            i, stop = self.again.pop()
+            if i + 1 < stop:
+                self.again.append((i + 1, stop))
+        elif self.first_unpublished < n or n == UNKNOWN:
+            i = self.first_unpublished
+            self.first_unpublished += 1
+        else:
+            raise StopIteration
+        try:
+            return i, pull(self.view, i, self.view.source, i)
+        except IndexError:
+            if n != UNKNOWN:
+                raise
+        self.first_unpublished = i
+        raise StopIteration
+
+    cdef int begin(self, Engine engine) except -1:
+        """Begin, or go on with other workers: what the last ones had to do is done again."""
+        cdef Run run
+        self.again.extend(self.unclaimed)
+        self.again.extend([(run.next, run.stop) for run in self.running])
+        self.unclaimed.clear()
+        self.running.clear()
+        self.owed = 0
+        self.window = self.view.crew.window(engine, self.view.source, 0)
+        self.engine = engine
+        return 0
+
+    cdef object next_completed(self, list dropped):
+        """(i, item i or its Failure), or None at the end."""
+        while True:
+            self.take_runs()
+            found = self.take_one(dropped)
+            if found is not None:
+                return found
+            self.publish()
+            if self.owed == 0:
+                return None
+            self.wait()
+
+    cdef int take_runs(self) except -1:
+        """Hold the runs that workers have begun."""
+        cdef void *taken
+        while lzs_ring_take(self.window.ring, &taken) == LZS_OK:
+            run = run_of(taken)
+            Py_DECREF(run)  # the ring's
+            self.running.append(run)
+            self.unclaimed.popleft()
+        return 0
+
+    cdef object take_one(self, list dropped):
+        """(i, item i or its Failure) of the first run that has one, or None."""
+        cdef Run run
+        cdef Py_ssize_t i
+        for run in list(self.running):
+            while run.has(run.next):
+                i = run.next
+                result = run.take(i)
+                self.owed -= 1
+                if run.next == run.stop:
+                    self.running.remove(run)
+                if type(result) is Failure and isinstance((<Failure>result).error, IndexError):
+                    if self.view.size() == UNKNOWN:
+                        self.end = i if self.end == UNKNOWN else min(self.end, i)
+                if self.end == UNKNOWN or i < self.end:
+                    return i, result
+                dropped.append(result)
+            if run.next < run.stop and lzs_load(&run.overdue):
+                i = run.next
+                run.give_up(dropped)
+                self.running.remove(run)
+                self.owed -= run.stop - i
+                if i + 1 < run.stop:
+                    self.again.append((i + 1, run.stop))
+                return i, Failure(self.view.overdue(i), True)
+        return None
+
+    cdef int publish(self) except -1:
+        """Publish what there is room for."""
         cdef Window window = self.window
-        self.window = None
-        if window is not None:
-            self.view.crew.retire(self.engine, window)
+        cdef Py_ssize_t n = self.view.size(), grain = window.grain, start, stop
+        cdef Py_ssize_t most = window.most if grain <= window.most else window.most * grain
+        cdef lzs_run run
+        while True:
+            if self.again:
+                start, stop = self.again[len(self.again) - 1]
+            else:
+                start = self.first_unpublished
+                stop = start - start % grain + grain
+                if n != UNKNOWN:
+                    stop = min(stop, n)
+            if start >= stop or (self.end != UNKNOWN and start >= self.end) or (
+                    self.owed and self.owed + stop - start > most):
+                break
+            run.index, run.count = start, stop - start
+            if lzs_ring_publish(window.ring, run) != LZS_OK:
+                break
+            self.unclaimed.append((start, stop))
+            self.owed += stop - start
+            if self.again:
+                self.again.pop()
+            else:
+                self.first_unpublished = stop
+        lzs_ring_flush(window.ring)
+        return 0
+
+    cdef int wait(self) except -1:
+        """Wait until a worker has finished an item, or claimed a run."""
+        cdef Run run = None
+        cdef lzs_ring *ring = self.window.ring
+        cdef lzs_progress *progress
+        cdef lzs_status status = LZS_OK
+        cdef bint ready = False
+        cdef int64_t enough
+        cdef int ms = self.engine.wait_ms()
+        for run in self.running:
+            lzs_progress_want(&run.progress, run.next + 1 - run.start)
+            ready = ready or run.has(run.next) or lzs_load(&run.overdue) != 0
+        if not ready:
+            if self.unclaimed:
+                with nogil:
+                    status = lzs_ring_wait(ring, ms)
+            else:
+                progress, enough = &run.progress, run.next + 1 - run.start
+                with nogil:
+                    status = lzs_progress_wait(progress, ring, enough, ms)
+        for run in self.running:
+            lzs_progress_want(&run.progress, 0)
+        self.view.look_up(self.engine, status)
         return 0
 
     def __del__(self):
-        self.retire()
+        cdef Run run
+        if self.window is not None:
+            for run in self.running:
+                run.give_up([])
+            self.view.crew.retire(self.engine, self.window)
 
 
 max_workers = LZS_MAX_WORKERS

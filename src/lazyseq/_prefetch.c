@@ -22,6 +22,7 @@
  *   crew.rings .nrings    who makes a ring E11       workers E11
  *   crew.asleep           workers E9, readers        readers E9
  *   crew.looking          workers E14                readers E14
+ *   crew.looks            anyone                     everyone
  *   worker.asleep         that worker, readers       both
  *   worker.turn           that worker                that worker
  *
@@ -157,15 +158,17 @@ static void unpark(parker *p)
 
 #endif
 
-/* Let the processor rest for a moment between two looks at memory that another one is about to write. */
-static inline void relax(void)
+/* Let the processor rest for a moment, longer after the first few looks: each takes the memory that is looked at away
+ * from the thread that is about to write there. */
+static inline void relax(uint32_t look)
 {
+    for (uint32_t k = look < 16 ? 1 : 16; k > 0; k--)
 #if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
+        __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb" ::: "memory"); /* `yield` is over at once on most cores */
+        __asm__ volatile("isb" ::: "memory"); /* `yield` is over at once on most cores */
 #else
-    atomic_signal_fence(memory_order_seq_cst);
+        atomic_signal_fence(memory_order_seq_cst);
 #endif
 }
 
@@ -198,8 +201,8 @@ struct lzs_crew {
     void *memory, *workers_memory; /* what to free: both are aligned by hand */
     uint32_t nworkers;
     uint32_t nparkers; /* how many of the workers' parkers are initialised */
-    uint32_t looks;    /* how often to look again before a sleep */
     _Atomic int closed;
+    _Atomic uint32_t looks; /* how often to look again before a sleep */
     _Alignas(CACHE_LINE) _Atomic uint32_t asleep; /* how many workers have announced a sleep, or are about to */
     _Atomic uint32_t looking;                     /* how many look for work before they sleep */
     _Alignas(CACHE_LINE) _Atomic uint32_t nrings; /* how many of the rings below there are */
@@ -245,6 +248,11 @@ static uint64_t wish_for(uint64_t position)
     return position << 1 | 1;
 }
 
+static uint32_t looks_of(const lzs_crew *crew)
+{
+    return atomic_load_explicit(&crew->looks, memory_order_relaxed); /* Relaxed: more or fewer looks are as right. */
+}
+
 /* Zeroed memory on a cache line; *memory is what to free. (MSVC has no aligned_alloc.) */
 static void *allocate(uint64_t n, size_t size, void **memory)
 {
@@ -264,7 +272,7 @@ lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
         return NULL;
     crew->memory = memory;
     crew->nworkers = nworkers;
-    crew->looks = looks;
+    atomic_init(&crew->looks, looks);
     crew->workers = allocate(nworkers, sizeof *crew->workers, &crew->workers_memory);
     if (crew->workers == NULL) {
         lzs_crew_free(crew);
@@ -277,6 +285,12 @@ lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
         }
     }
     return crew;
+}
+
+void lzs_crew_look(lzs_crew *crew, uint32_t looks)
+{
+    if (looks_of(crew) != looks)
+        atomic_store_explicit(&crew->looks, looks, memory_order_relaxed); /* Relaxed: as there. */
 }
 
 static void free_ring(lzs_ring *ring)
@@ -498,10 +512,11 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
 
     if (ring->head == ring->tail)
         return LZS_EMPTY;
-    for (uint32_t k = 0; k < ring->crew->looks; k++) {
+    lzs_ring_flush(ring);
+    for (uint32_t k = 0; k < looks_of(ring->crew); k++) {
         if (state_of(atomic_load_explicit(&s->word, memory_order_acquire)) == DONE) /* E5 */
             return LZS_OK;
-        relax();
+        relax(k);
     }
     wake_helpers(ring);
     /* E8 seq_cst: the wish is shown, then the word is read; a worker stores DONE, then reads the wish. */
@@ -598,8 +613,8 @@ lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
     while ((status = lzs_crew_claim(crew, w, claim)) == LZS_EMPTY) {
         /* E14 seq_cst: whoever counts on us has shown its work before we stop, and the looks below see it. */
         atomic_fetch_add_explicit(&crew->looking, 1, memory_order_seq_cst);
-        for (uint32_t k = 0; k < crew->looks && status == LZS_EMPTY; k++) {
-            relax();
+        for (uint32_t k = 0; k < looks_of(crew) && status == LZS_EMPTY; k++) {
+            relax(k);
             status = lzs_crew_claim(crew, w, claim);
         }
         atomic_fetch_sub_explicit(&crew->looking, 1, memory_order_seq_cst);
@@ -678,13 +693,22 @@ void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake)
     /* Relaxed: this worker is the only writer. */
     int64_t done = atomic_load_explicit(&progress->done, memory_order_relaxed) + 1, wanted;
 
+    if (!wake) {
+        atomic_store_explicit(&progress->done, done, memory_order_release); /* E12 */
+        return;
+    }
     /* E12 release -> E12 acquire: the part is visible; E13 seq_cst: it is counted, then the wish is read. */
     atomic_store_explicit(&progress->done, done, memory_order_seq_cst);
-    if (!wake)
-        return;
     wanted = atomic_load_explicit(&progress->wanted, memory_order_seq_cst); /* E13 */
     if (wanted != 0 && wanted <= done)
         unpark(&ring->reader);
+}
+
+int lzs_progress_wanted(const lzs_progress *progress)
+{
+    /* Relaxed: nothing hangs on the answer. */
+    int64_t wanted = atomic_load_explicit(&progress->wanted, memory_order_relaxed);
+    return wanted != 0 && wanted <= atomic_load_explicit(&progress->done, memory_order_relaxed) + 1;
 }
 
 int64_t lzs_progress_done(const lzs_progress *progress)
@@ -700,10 +724,11 @@ void lzs_progress_want(lzs_progress *progress, int64_t n)
 
 lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms)
 {
-    for (uint32_t k = 0; k < ring->crew->looks; k++) {
+    lzs_ring_flush(ring);
+    for (uint32_t k = 0; k < looks_of(ring->crew); k++) {
         if (lzs_progress_done(progress) >= n)
             return LZS_OK;
-        relax();
+        relax(k);
     }
     wake_helpers(ring);
     lzs_progress_want(progress, n);

@@ -6,8 +6,8 @@
  *
  * Who may call what:
  *   a ring's reader   publish, flush, head, take, retract, drop, wait, progress_want, progress_wait.   One thread at a time.
- *   worker w          claim, claim_wait, stands, wanted, deliver, attach, wake, progress_add.   One thread for each w.
- *   anyone            close, closed, progress_done.
+ *   worker w          claim, claim_wait, stands, wanted, deliver, attach, wake, progress_add, progress_wanted.   One thread for each w.
+ *   anyone            look, close, closed, progress_done.
  * Rings are made by one thread at a time, and live as long as their crew, which is freed once nobody else can reach it.
  */
 #ifndef LAZYSEQ_PREFETCH_H
@@ -48,9 +48,12 @@ typedef struct {
     uint64_t word; /* the slot's word as this claim wrote it */
 } lzs_claim;
 
-/* A crew without a ring, or NULL when there is no memory for it. Who waits looks `looks` times before it sleeps: some
- * microseconds where there are several processors, 0 where there is one. */
+/* A crew without a ring, or NULL when there is no memory for it. Who waits looks `looks` times, of some 200 ns each,
+ * before it sleeps; not at all where there is one processor. */
 lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks);
+
+/* Look as many times from now on. */
+void lzs_crew_look(lzs_crew *crew, uint32_t looks);
 
 /* Frees its rings too. Results that were delivered and not taken are lost: drop them first. */
 void lzs_crew_free(lzs_crew *crew);
@@ -83,8 +86,8 @@ lzs_status lzs_ring_retract(lzs_ring *ring);
  * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY. */
 lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
 
-/* Wait until the run at the head is finished. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up), LZS_CLOSED
- * or LZS_EMPTY. The caller has flushed. */
+/* Flush, and wait until the run at the head is finished. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up), LZS_CLOSED
+ * or LZS_EMPTY. */
 lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms);
 
 /* Claim the first run of a ring that nobody has, from the rings in turn. LZS_OK, LZS_EMPTY or LZS_CLOSED. */
@@ -112,10 +115,14 @@ void lzs_ring_wake(const lzs_claim *claim);
 typedef struct {
     _Atomic int64_t done;   /* parts that are complete */
     _Atomic int64_t wanted; /* how many the reader sleeps for, 0: it does not */
+    void *owner;            /* the caller's */
 } lzs_progress;
 
 /* The worker: one more part is complete; whether to wake a reader that sleeps for it, or for one before. */
 void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake);
+
+/* The worker: whether the reader sleeps for the next part, or for one before: a hint. */
+int lzs_progress_wanted(const lzs_progress *progress);
 
 /* How many parts are complete. */
 int64_t lzs_progress_done(const lzs_progress *progress);
@@ -124,7 +131,7 @@ int64_t lzs_progress_done(const lzs_progress *progress);
  * What is complete already ends none: look after the call. */
 void lzs_progress_want(lzs_progress *progress, int64_t n);
 
-/* The reader: wait until n parts are complete. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up) or LZS_CLOSED. */
+/* The reader: flush, and wait until n parts are complete. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up) or LZS_CLOSED. */
 lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms);
 
 /* No claim succeeds from now on, and everyone who waits is woken. Idempotent. */

@@ -22,17 +22,23 @@ if TYPE_CHECKING:
 
 
 started: weakref.WeakSet[_Employer] = weakref.WeakSet()  # the crews that have workers
+lost: list[object] = []  # what forked children have of the workers of their parents
 JOIN_SECONDS = 0.2  # idle workers end in less; one that is inside an item is not waited for any longer
 
 
-def start_threads(work: Callable[[int], object], n: int) -> list[threading.Thread]:
-    """Start n daemon threads that run work(0) ... work(n - 1): daemons, since an item may never end."""
-    threads: list[threading.Thread] = []
-    for k in range(n):
-        thread = threading.Thread(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)
-        thread.start()
-        threads.append(thread)
-    return threads
+def usable_cores() -> int:
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
+def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:
+    """Start a daemon thread that runs work(k): a daemon, since an item may never end."""
+    thread = threading.Thread(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)
+    thread.start()
+    return thread
 
 
 def join(threads: Iterable[threading.Thread]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import operator
-import os
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
-from . import _checks, _engine
+from . import _checks, _engine, _workers
 from .errors import seterr
 
 if TYPE_CHECKING:
@@ -18,13 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["prefetch"]
 
 
-def _usable_cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
-
-
 def prefetch(
     seq: Source[T],
     nworkers: SupportsIndex | None = None,
@@ -32,6 +24,8 @@ def prefetch(
     max_buffered: SupportsIndex | None = None,
     start_hook: Callable[[int], object] | Callable[[], object] | None = None,
     shm_size: SupportsIndex | None = None,
+    *,
+    timeout: float | None = None,
 ) -> Prefetch[T]:
     """Return a view whose items are evaluated ahead of the reader, by background workers.
 
@@ -73,14 +67,14 @@ def prefetch(
     if method != "thread":
         raise _checks.wrong(ValueError, "prefetch", "method", "'thread'", method)
     if nworkers is None:
-        nworkers = _usable_cores()
+        nworkers = _workers.usable_cores()
     else:
         try:
             nworkers = operator.index(nworkers)
         except TypeError:
             raise _checks.wrong(TypeError, "prefetch", "nworkers", "an int or None", nworkers) from None
         if nworkers < 0:
-            nworkers = max(1, _usable_cores() + nworkers)
+            nworkers = max(1, _workers.usable_cores() + nworkers)
     if nworkers > _engine.max_workers:
         raise _checks.wrong(ValueError, "prefetch", "nworkers", f"at most {_engine.max_workers}", nworkers)
     if max_buffered is None:
@@ -90,4 +84,4 @@ def prefetch(
         _checks.function(start_hook, "prefetch", "start_hook")
     if shm_size is not None:
         _checks.count(shm_size, "prefetch", "shm_size", least=0)
-    return _engine.Prefetch(seq, nworkers, max_buffered, start_hook, seterr())
+    return _engine.Prefetch(seq, nworkers, max_buffered, start_hook, seterr(), timeout)
