@@ -135,6 +135,9 @@ WRONG = [
     (lambda: prefetch([], 1, "fibre"), ValueError, "prefetch: method must be 'thread', got 'fibre' (str)"),
     (lambda: prefetch([], max_buffered=0), ValueError, "prefetch: max_buffered must be at least 1, got 0 (int)"),
     (lambda: prefetch([], max_buffered="9"), TypeError, "prefetch: max_buffered must be an int, got '9' (str)"),
+    (lambda: prefetch([], timeout="1"), TypeError, "prefetch: timeout must be a number, got '1' (str)"),
+    (lambda: prefetch([], timeout=0), ValueError, "prefetch: timeout must be above 0, got 0 (int)"),
+    (lambda: prefetch([], timeout=float("nan")), ValueError, "prefetch: timeout must be above 0, got nan (float)"),
     (lambda: prefetch([], shm_size=-1), ValueError, "prefetch: shm_size must be at least 0, got -1 (int)"),
     (lambda: prefetch([1], 1, max_buffered=2**62)[0], MemoryError, "prefetch: no memory for max_buffered=4611686018427387904"),
     # Indices.

@@ -597,3 +597,194 @@ def test_ctrl_c_reaches_a_waiting_reader():
 def test_repr_names_the_workers():
     assert repr(prefetch(range(5), 2)) == "<lazyseq prefetch(2 threads) of 5 items>"
     assert lazyseq.prefetch(range(5), 1).children == (range(5),)
+
+
+# ---- In the order in which they are finished ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nworkers", [0, 1, 4])
+@pytest.mark.parametrize("max_buffered", [1, 3, 50])
+def test_as_completed_gives_each_item_once(nworkers, max_buffered):
+    view = prefetch(smap(operator.neg, range(300)), nworkers, max_buffered=max_buffered)
+    assert sorted(view.as_completed()) == [(i, -i) for i in range(300)]
+    assert list(view) == [-i for i in range(300)]
+    assert sorted(view[10:20].as_completed()) == [(i, -i - 10) for i in range(10)]
+
+
+def test_a_slow_item_holds_up_no_other_one():
+    release = threading.Event()
+    with prefetch(smap(lambda i: i if i != 3 else release.wait(60) and i, range(200)), 2, max_buffered=4) as view:
+        pairs = view.as_completed()
+        first = within(30, list, itertools.islice(pairs, 199))
+        assert sorted(first) == [(i, i) for i in range(200) if i != 3]
+        release.set()
+        assert list(pairs) == [(3, 3)]
+
+
+def test_as_completed_holds_max_buffered():
+    log = Log()
+    for delivered, _ in enumerate(prefetch(smap(log, range(200)), 3, max_buffered=7).as_completed(), 1):
+        assert len(log.calls) - delivered <= 7
+
+
+@pytest.mark.parametrize("nworkers", [0, 1, 3])
+def test_as_completed_raises_errors_with_their_index_and_goes_on(nworkers):
+    view = prefetch(smap(moody, gather(range(20), range(19, -1, -1))), nworkers)
+    found, failed = [], []
+    pairs = view.as_completed()
+    while True:
+        try:
+            found.append(next(pairs))
+        except StopIteration:
+            break
+        except EvaluationError as error:
+            failed.append(error.index)
+            if nworkers:
+                assert f"while evaluating item {error.index} of prefetch" in error.__notes__[-1]
+        except SystemExit as error:
+            failed.append(19 - error.code)
+            if nworkers:
+                assert f"while evaluating item {19 - error.code} of prefetch" in error.__notes__[-1]
+    assert sorted(failed) == [19 - i for i in (18, 13, 8, 3)]
+    assert sorted(found) == sorted((19 - i, i) for i in range(20) if i % 5 != 3)
+
+
+def test_as_completed_of_unknown_length():
+    assert sorted(prefetch(Endless(37), 3).as_completed()) == [(i, -i) for i in range(37)]
+    assert list(prefetch(Endless(0), 3).as_completed()) == []
+    assert len(list(itertools.islice(prefetch(Endless(), 3).as_completed(), 50))) == 50
+
+
+def test_as_completed_of_items_that_share_an_evaluation():
+    log = Log(lambda i: [10 * i + k for k in range(10)])
+    view = prefetch(unbatch(smap(log, range(7)), 10), 2, max_buffered=3)
+    assert sorted(view.as_completed()) == [(i, i) for i in range(70)]
+    assert sorted(log.calls) == list(range(7))
+
+
+def test_as_completed_by_several_threads():
+    view = prefetch(smap(operator.neg, range(2000)), 3)
+    pairs, found = view.as_completed(), []
+    readers = [threading.Thread(target=lambda: found.extend(list(pairs))) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    assert sorted(found) == [(i, -i) for i in range(2000)]
+
+
+def test_as_completed_after_close():
+    view = prefetch(range(10), 2)
+    pairs = view.as_completed()
+    next(pairs)
+    view.close()
+    with pytest.raises(ValueError, match="prefetch is closed"):
+        next(pairs)
+
+
+# ---- Timeouts -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nworkers", [1, 2])
+def test_an_item_that_takes_too_long_is_a_timeout_and_reading_goes_on(nworkers):
+    release = threading.Event()
+    source = smap(lambda i: i if i not in (5, 6, 30) else release.wait(60) and i, range(40))
+    with prefetch(source, nworkers, timeout=0.05) as view:
+        found = outcomes(view)
+        for i, item in enumerate(found):
+            if i in (5, 6, 30):
+                assert type(item) is TimeoutError
+                assert str(item).startswith(f"item {i} of prefetch(")
+                assert str(item).endswith("took longer than 0.05 s")
+            else:
+                assert item == i
+        assert len(found) == 40 and view[7] == 7
+        with pytest.raises(TimeoutError, match="item 5 of"):
+            view[5]
+        release.set()
+        assert view[5] == 5
+    assert view.timeout == 0.05
+
+
+def test_a_timeout_within_a_run_is_that_items_alone():
+    release = threading.Event()
+    batches = smap(lambda i: [i] * 4, range(10))
+    source = smap(lambda i: i if i != 2 or release.is_set() else release.wait(60) and i, unbatch(batches, 4))
+    with prefetch(source, 2, timeout=0.05) as view:
+        found = outcomes(view)
+        assert [i for i, item in enumerate(found) if type(item) is TimeoutError] == [8, 9, 10, 11]
+        assert [item for item in found if type(item) is int] == [i for i in range(10) if i != 2 for _ in range(4)]
+        release.set()
+
+
+def test_timeouts_of_items_ahead_do_not_stop_the_items_before_them():
+    release = threading.Event()
+    with prefetch(smap(lambda i: i if i < 3 else release.wait(60) and i, range(9)), 2, timeout=0.05) as view:
+        items = iter(view)
+        assert [next(items) for _ in range(3)] == [0, 1, 2]
+        for i in range(3, 9):
+            with pytest.raises(TimeoutError, match=f"item {i} of"):
+                next(items)
+        release.set()
+
+
+def test_timeouts_as_completed():
+    release = threading.Event()
+    with prefetch(smap(lambda i: i if i % 10 else release.wait(60) and i, range(50)), 2, timeout=0.05) as view:
+        pairs, late, found = view.as_completed(), 0, []
+        for _ in range(50):
+            try:
+                found.append(next(pairs))
+            except TimeoutError:
+                late += 1
+        assert late == 5 and sorted(found) == [(i, i) for i in range(50) if i % 10]
+        assert list(pairs) == []
+        release.set()
+
+
+def test_start_hook_runs_in_the_threads_that_take_the_place_of_others():
+    started, release = [], threading.Event()
+    with prefetch(
+        smap(lambda i: release.wait(60) if i == 0 else i, range(9)), 1, timeout=0.02, start_hook=started.append
+    ) as view:
+        with pytest.raises(TimeoutError):
+            view[0]
+        assert view[1] == 1
+        release.set()
+    assert started == [0, 0]
+
+
+# ---- Reads elsewhere ------------------------------------------------------------------------------------------------
+
+
+def test_a_read_elsewhere_is_evaluated_by_the_reader_where_several_threads_evaluate_anyway():
+    def who(_):
+        return threading.current_thread().name.startswith("lazyseq-worker")
+
+    several, one = prefetch(smap(who, range(10**6)), 2), prefetch(smap(who, range(10**6)), 1)
+    hooked = prefetch(smap(who, range(10**6)), 2, start_hook=lambda: None)
+    assert several[0] and one[0] and hooked[0]
+    assert [several[i] for i in (10**5, 10**5 + 1, 10**5 + 2)] == [False, True, True]
+    assert one[10**5] and hooked[10**5]
+
+
+def test_a_read_elsewhere_follows_the_mode_of_the_code_that_made_the_prefetch():
+    view = prefetch(smap(moody, [1] * 100 + [3]), 2)
+    assert view[0] == 1
+    seterr("passthrough")
+    try:
+        with pytest.raises(EvaluationError):
+            view[100]
+        assert seterr() == "passthrough"
+    finally:
+        seterr("wrap")
+
+
+def test_a_function_that_reads_its_own_prefetch_when_the_reader_evaluates():
+    chain = []
+    view = prefetch(smap(lambda i: i if i < 1000 else chain[0][i - 1000] + 1, range(5000)), 2)
+    chain.append(view)
+    assert view[0] == 0
+    assert within(10, lambda: view[4500]) == 504
+    chain.clear()
+    view.close()

@@ -1,6 +1,6 @@
 """What Python sees and uses of the prefetch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Thread
 from types import TracebackType
 from typing import Final, Literal, Self, final
@@ -17,6 +17,8 @@ class Prefetch(Derived[T_co]):
         max_buffered: int,
         start_hook: Callable[[int], object] | Callable[[], object] | None,
         evaluation: Literal["wrap", "passthrough"],
+        timeout: float | None = None,
+        crew: Crew | None = None,
     ) -> None: ...
     @property
     def nworkers(self) -> int: ...
@@ -26,7 +28,21 @@ class Prefetch(Derived[T_co]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+    @property
+    def timeout(self) -> float | None: ...
     def close(self) -> None: ...
+    def as_completed(self) -> Iterator[tuple[int, T_co]]: ...
+
+@final
+class Crew:
+    def __init__(
+        self,
+        nworkers: int,
+        max_buffered: int,
+        start_hook: Callable[[int], object] | Callable[[], object] | None,
+        evaluation: Literal["wrap", "passthrough"],
+        timeout: float | None,
+    ) -> None: ...
     def dismiss(self) -> list[Thread]: ...
     def forget_workers(self) -> None: ...
 

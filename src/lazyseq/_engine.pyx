@@ -661,7 +661,7 @@ cdef class Crew:
             engine = self.current_engine()
             if engine is not None:
                 return engine
-            engine = Engine(self.nworkers, self.max_buffered, self.start_hook, self.evaluation, int(1e9 * (self.timeout or 0)))
+            engine = Engine(self.nworkers, self.max_buffered, self.start_hook, self.evaluation, int(1e9 * min(self.timeout or 0, 1e9)))
             engine.employer = <void *>self
             try:
                 for k in range(self.nworkers):
@@ -693,7 +693,9 @@ cdef class Crew:
             with self.lock:
                 window.ring = lzs_ring_new(engine.crew, <uint64_t>self.max_buffered, 0)
                 if window.ring == NULL:
-                    return None
+                    if len(engine.windows) == LZS_MAX_RINGS:
+                        return None
+                    raise MemoryError(f"prefetch: no memory for max_buffered={self.max_buffered}")
                 engine.windows.append(window)
         window.open(source, self.max_buffered, first)
         return window
@@ -886,8 +888,6 @@ cdef class Prefetch(Derived):
 
     cdef View of_part(self, View part):
         """A part of a prefetch is a prefetch of the part, by the same workers."""
-        if self.crew.nworkers == 0:
-            return part
         crew = self.crew
         return Prefetch(rebased(part, self.source), crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation,
                         crew.timeout, crew)
@@ -1016,7 +1016,8 @@ cdef class CompletedIterator:
         error = (<Failure>result).error
         if not (<Failure>result).is_timeout:
             error = source_error(self.view, i, self.view.source, i, error, self.view.crew.evaluation)
-            error.add_note(f"this was item {i} of {self.view.label()}.as_completed()")
+            if not isinstance(error, EvaluationError):  # those tell the way to the item
+                error.add_note(f"while evaluating item {i} of {self.view.label()} made at {self.view.site}")
         raise error
 
     cdef object next_in_order(self):

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cdef extern from "_prefetch.h" nogil:
     enum:
         LZS_MAX_WORKERS
+        LZS_MAX_RINGS
 
     ctypedef struct lzs_crew
     ctypedef struct lzs_ring

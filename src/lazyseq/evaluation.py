@@ -31,12 +31,15 @@ def prefetch(
 
     ``prefetch(xs)[i] == xs[i]``, in order, whatever the order in which workers finish. Reading one item after
     the other, by iteration or by index, keeps up to max_buffered of the following ones under way or ready. A
-    read elsewhere starts anew from there, without waiting for what is under way. Place it at the end of a
-    pipeline. An error is raised when its item is read, and reading goes on behind it.
+    read elsewhere starts anew from there, without waiting for what is under way; with several workers and
+    neither start_hook nor timeout, the reader evaluates that item itself. Each iterator, and each thread that
+    reads by index, has a window of max_buffered items of its own; they share the workers, and so do slices.
+    Place it at the end of a pipeline. An error is raised when its item is read, and reading goes on behind it.
+    ``as_completed()`` gives pairs (i, item) in the order in which the items are finished.
 
     Workers start at the first read. They end with :meth:`close`, at the end of a ``with`` block, when the
-    prefetch is garbage, and with the interpreter. In threads, only one at a time runs Python code; file access,
-    Pillow, NumPy and others that release the GIL run side by side.
+    prefetch is garbage, and with the interpreter. In threads, only one at a time runs Python code, unless Python
+    is built without the GIL; file access, Pillow, NumPy and others that release the GIL run side by side.
 
     Args:
         seq (Sequence): the source.
@@ -49,14 +52,19 @@ def prefetch(
         start_hook (Callable or None): called by each worker when it starts, with the worker's index if it
             accepts an argument.
         shm_size (int or None): has no effect on threads, which share all memory.
+        timeout (float or None): how many seconds the evaluation of one item may take; reading an item that takes
+            longer raises a TimeoutError, another thread takes the place of its worker, and reading goes on
+            behind it. The evaluation itself cannot be ended: its thread ends with it. With nworkers=0 it has no
+            effect. None is no limit.
 
     Returns:
-        View: as long as seq, with ``close()``, and a context manager.
+        View: as long as seq, with ``close()`` and ``as_completed()``, and a context manager.
 
     Raises:
-        TypeError: if seq cannot be indexed, a number is no int, or start_hook cannot be called.
+        TypeError: if seq cannot be indexed, a number is of the wrong type, or start_hook cannot be called.
         ValueError: if a number is out of range, the method unknown; on reading, after close().
         EvaluationError: on reading, when start_hook has failed.
+        TimeoutError: on reading, when the item takes longer than timeout.
 
     >>> from lazyseq import smap
     >>> with prefetch(smap(lambda x: x * x, range(5)), nworkers=2) as squares:
@@ -84,4 +92,6 @@ def prefetch(
         _checks.function(start_hook, "prefetch", "start_hook")
     if shm_size is not None:
         _checks.count(shm_size, "prefetch", "shm_size", least=0)
+    if timeout is not None:
+        timeout = _checks.positive(timeout, "prefetch", "timeout")
     return _engine.Prefetch(seq, nworkers, max_buffered, start_hook, seterr(), timeout)
