@@ -788,3 +788,15 @@ def test_a_function_that_reads_its_own_prefetch_when_the_reader_evaluates():
     assert within(10, lambda: view[4500]) == 504
     chain.clear()
     view.close()
+
+
+@pytest.mark.parametrize("nworkers", [1, 2])
+def test_a_read_a_little_before_keeps_what_is_finished(nworkers):
+    log = Log(lambda x: time.sleep(0.0005) or x)
+    view = prefetch(smap(log, range(100)), nworkers, max_buffered=10)
+    assert [view[i] for i in range(20)] == list(range(20))
+    time.sleep(0.1)  # 20 to 29 are finished, of which 18 leaves room for those up to 27
+    assert [view[i] for i in (18, 19, 20, 21)] == [18, 19, 20, 21]
+    assert [view[i] for i in (19, 22, 23)] == [19, 22, 23]
+    assert [view[i] for i in range(24, 60)] == list(range(24, 60))
+    assert [log.calls.count(x) for x in range(22, 28)] == [1] * 6

@@ -180,6 +180,7 @@ cdef class Engine:
     cdef object start_error  # what start_hook raised
     cdef void *employer  # an identity, never followed
     cdef list windows  # by the number of their ring
+    cdef list idle  # those that nobody reads through
     cdef list threads
     cdef object lock
     cdef list shifts  # with a timeout, by worker
@@ -196,7 +197,7 @@ cdef class Engine:
             raise MemoryError(f"prefetch: no memory for {nworkers} workers")
         self.max_buffered, self.timeout_ns = max_buffered, timeout_ns
         self.start_hook, self.evaluation = start_hook, evaluation
-        self.windows, self.threads, self.lock = [], [], RLock()
+        self.windows, self.idle, self.threads, self.lock = [], [], [], RLock()
         self.shifts = [Shift(k) if timeout_ns else None for k in range(nworkers)]
 
     def __dealloc__(self):
@@ -234,7 +235,9 @@ cdef class Engine:
             try:
                 _workers.run_hook(self.start_hook, worker)
             except BaseException as error:
-                self.start_error = error
+                with self.lock:
+                    if self.start_error is None:
+                        self.start_error = error
                 lzs_crew_close(self.crew)
                 return
         while True:
@@ -342,7 +345,7 @@ cdef class Window:
     """A reader's place: the range of indices [position, tail) that is published, under way or ready.
 
     It moves with reads one after the other, skips what a read further on within it leaves out, and is given up by a read
-    elsewhere. `held` is the run that was taken last.
+    elsewhere, which keeps what is finished and lies ahead of it. `held` is the run that was taken last.
 
     Threads: `lock` guards all but the source, which changes in a critical section while the ring is empty; it is held
     while the reader waits for an item, so that threads that share an iterator take turns. `reader` is compared with the
@@ -351,7 +354,7 @@ cdef class Window:
     cdef lzs_ring *ring
     cdef object source
     cdef PyThread_type_lock lock
-    cdef unsigned long reader  # the thread that holds the lock, 0: none
+    cdef long long reader  # the thread that holds the lock, 0: none
     cdef Py_ssize_t most  # how far the window may reach
     cdef Py_ssize_t allowed  # how far now: all, but little after a read elsewhere
     cdef Py_ssize_t grain  # the source's
@@ -359,6 +362,8 @@ cdef class Window:
     cdef Py_ssize_t refill_at  # the position from which on the window has room for another run
     cdef bint ended  # the source was seen to end within the window
     cdef Run held
+    cdef list kept  # results from `kept_start` to `kept_stop`, which an earlier place had finished
+    cdef Py_ssize_t kept_start, kept_stop
     cdef Py_ssize_t nworkers
 
     def __cinit__(self):
@@ -373,8 +378,8 @@ cdef class Window:
     cdef int acquire(self, Py_ssize_t i) except -1:
         """Take the lock for a read of item i."""
         cdef int status
-        cdef unsigned long me = PyThread_get_thread_ident()
-        if self.reader == me:
+        cdef long long me = <long long>PyThread_get_thread_ident()
+        if lzs_load(&self.reader) == me:
             raise RuntimeError(f"prefetch: item {i} is read, by a destructor or a signal handler, while the same "
                                "thread is reading another")
         if not PyThread_acquire_lock(self.lock, 0):
@@ -384,11 +389,11 @@ cdef class Window:
                     status = PyThread_acquire_lock_timed(self.lock, 1000 * SIGNAL_CHECK_MS, 0)
                 if status != PY_LOCK_ACQUIRED:
                     PyErr_CheckSignals()
-        self.reader = me
+        lzs_store(&self.reader, me)
         return 0
 
     cdef void give_back(self) noexcept:
-        self.reader = 0
+        lzs_store(&self.reader, 0)
         PyThread_release_lock(self.lock)
 
     cdef object current_source(self):
@@ -403,11 +408,13 @@ cdef class Window:
         self.most = self.allowed = most
         self.grain = (<View>source).grain() if isinstance(source, View) else 1
         self.position = self.tail = self.refill_at = first
-        self.ended, self.held = False, None
+        self.ended, self.held, self.kept = False, None, None
         return 0
 
     cdef int clear(self, list dropped) except -1:
         """Take everything back."""
+        dropped.append(self.kept)
+        self.kept = None
         if self.held is not None:
             self.release(dropped)
         while self.drop_run(dropped):
@@ -416,15 +423,50 @@ cdef class Window:
 
     cdef int leave(self, Py_ssize_t i, list dropped) except -1:
         """Go on at item i, and publish little ahead until it shows that reading goes on from there."""
+        cdef Py_ssize_t start = self.position
+        cdef list finished = None
+        if i <= start < i + self.most and self.grain <= self.most:
+            finished = self.finished(i + self.most)
         self.clear(dropped)
         self.allowed = min(self.nworkers, self.most)
         self.position = self.tail = self.refill_at = i
         self.ended = False
+        if finished:
+            self.kept, self.kept_start, self.kept_stop = finished, start, start + len(finished)
         return 0
+
+    cdef list finished(self, Py_ssize_t stop):
+        """Take what is finished from the position on, without a gap, and before `stop`."""
+        cdef list found = []
+        cdef void *taken
+        while self.position < stop:
+            if self.is_kept(self.position):
+                found.append(self.take_kept(self.position))
+            elif self.held is not None:
+                if not self.held.start <= self.position < self.held.stop or not self.held.has(self.position):
+                    break
+                found.append(self.take_part(self.position))
+            elif lzs_ring_take(self.ring, &taken) == LZS_OK:
+                self.held = run_of(taken)
+                Py_DECREF(self.held)  # the ring's
+            else:
+                break
+        return found
+
+    cdef bint is_kept(self, Py_ssize_t i) noexcept:
+        return self.kept is not None and self.kept_start <= i < self.kept_stop
+
+    cdef object take_kept(self, Py_ssize_t i):
+        cdef object result = self.kept[i - self.kept_start]
+        self.kept[i - self.kept_start] = None
+        self.position = i + 1
+        if self.position == self.kept_stop:
+            self.kept = None
+        return result
 
     cdef bint reaches(self, Py_ssize_t i) noexcept:
         """Whether a read of item i is one that goes on."""
-        return self.position == i or self.position <= i < self.tail
+        return self.position == i or self.position <= i < self.tail or self.is_kept(i)
 
     cdef object at_hand(self, Py_ssize_t i):
         """Item i or its Failure, if it is ready and nothing else needs to be done; else MISSING."""
@@ -438,6 +480,10 @@ cdef class Window:
         self.seek(i, dropped)
         while True:
             self.fill(engine)
+            if self.is_kept(i):
+                result = self.take_kept(i)
+                self.fill(engine)
+                return result
             if self.held is not None and i >= self.held.stop:
                 self.release(dropped)
             if self.held is None:
@@ -470,6 +516,11 @@ cdef class Window:
         if not self.reaches(i):
             self.leave(i, dropped)
             return 0
+        if self.is_kept(i):
+            self.tail = max(self.tail, self.kept_stop)
+        elif self.kept is not None and i >= self.kept_stop:
+            dropped.append(self.kept)
+            self.kept = None
         if self.held is not None and i >= self.held.stop:
             self.release(dropped)
         if self.held is None:
@@ -558,11 +609,16 @@ cdef class Window:
         cdef lzs_run run
         self.refill_at = self.tail
         while not self.ended and (self.tail < n or n == UNKNOWN):
+            if self.is_kept(self.tail):
+                self.tail = self.refill_at = self.kept_stop
+                continue
             if in_turn and self.position < self.tail:
                 return 0
             count = self.run_length(item_ns, in_turn) - self.tail % self.grain
             if n != UNKNOWN:
                 count = min(count, n - self.tail)
+            if self.kept is not None and self.tail < self.kept_start:
+                count = min(count, self.kept_start - self.tail)
             if self.tail > self.position and self.ahead(self.tail + count) > self.allowed:
                 if self.grain <= self.most and self.allowed == self.most:
                     self.refill_at = min(self.tail, self.tail + count - self.allowed)
@@ -611,14 +667,13 @@ cdef class Crew:
     cdef Engine engine  # None before the first read and after close
     cdef long long closed
     cdef object lock  # reentrant: what runs under it allocates, and so may run destructors that read
-    cdef list idle  # windows of the engine that nobody reads through
     cdef object __weakref__
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout):
         self.nworkers, self.max_buffered = nworkers, max_buffered
         self.start_hook, self.evaluation, self.timeout = start_hook, evaluation, timeout
         self.helps = nworkers > 1 and start_hook is None and timeout is None
-        self.lock, self.idle = RLock(), []
+        self.lock = RLock()
 
     def __del__(self):
         self.dismiss()
@@ -672,7 +727,6 @@ cdef class Crew:
             if self.current_engine() is not None:  # a destructor has read meanwhile
                 lzs_crew_close(engine.crew)
                 return self.current_engine()
-            self.idle = []
             self.exchange_engine(engine)
             _workers.started.add(self)
             if lzs_load(&self.closed):  # a destructor has closed it meanwhile
@@ -681,13 +735,10 @@ cdef class Crew:
 
     cdef Window window(self, Engine engine, object source, Py_ssize_t first):
         """A window on the source, or None where there are too many."""
-        cdef Window window = None
-        if not lzs_load(&engine.over):
-            try:
-                window = self.idle.pop()
-            except IndexError:
-                pass
-        if window is None:
+        cdef Window window
+        try:
+            window = engine.idle.pop()
+        except IndexError:
             window = Window()
             window.nworkers = self.nworkers
             with self.lock:
@@ -709,7 +760,7 @@ cdef class Crew:
         with cython.critical_section(window):
             dropped.append(window.source)
             window.source = None
-        self.idle.append(window)
+        engine.idle.append(window)
         return 0
 
 
@@ -973,7 +1024,8 @@ cdef class CompletedIterator:
     A run leaves the ring as soon as a worker begins it, so that a slow one keeps no other from being published. It is one
     grain of the source, so that no item waits for another that it shares nothing with.
 
-    Threads: the window's lock guards everything; who holds no window is alone.
+    Threads: `window` and `engine` change under the crew's lock, all else under the window's; a new window begins where
+    the last one's readers have been told that their workers are gone.
     """
     cdef Prefetch view
     cdef Engine engine
@@ -996,13 +1048,9 @@ cdef class CompletedIterator:
         cdef object error
         if self.view.reads_directly():
             return self.next_in_order()
-        with self.view.crew.lock:
-            if self.window is None or lzs_load(&self.engine.over):
-                self.engine, self.window = None, None
-                self.begin(self.view.crew.started())
-        if self.window is None:
+        window = self.current_window()
+        if window is None:
             return self.next_in_order()
-        window = self.window
         window.acquire(self.first_unpublished)
         try:
             found = self.next_completed(dropped)
@@ -1040,17 +1088,18 @@ cdef class CompletedIterator:
         self.first_unpublished = i
         raise StopIteration
 
-    cdef int begin(self, Engine engine) except -1:
-        """Begin, or go on with other workers: what the last ones had to do is done again."""
-        cdef Run run
-        self.again.extend(self.unclaimed)
-        self.again.extend([(run.next, run.stop) for run in self.running])
-        self.unclaimed.clear()
-        self.running.clear()
-        self.owed = 0
-        self.window = self.view.crew.window(engine, self.view.source, 0)
-        self.engine = engine
-        return 0
+    cdef Window current_window(self):
+        """The window, or None where there are too many."""
+        with self.view.crew.lock:
+            if self.window is not None and lzs_load(&self.engine.over):
+                # Go on with other workers: what the last ones had to do is done again.
+                self.again.extend(self.unclaimed)
+                self.again.extend([((<Run>run).next, (<Run>run).stop) for run in self.running])
+                self.window, self.unclaimed, self.running, self.owed = None, deque(), [], 0
+            if self.window is None:
+                self.engine = self.view.crew.started()
+                self.window = self.view.crew.window(self.engine, self.view.source, 0)
+            return self.window
 
     cdef object next_completed(self, list dropped):
         """(i, item i or its Failure), or None at the end."""
