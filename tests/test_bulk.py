@@ -1,6 +1,7 @@
 """Reads of many items at once: the same items, by fewer and larger reads of the sources."""
 
 import array
+import threading
 import tracemalloc
 
 import numpy as np
@@ -173,9 +174,19 @@ def test_without_shared_work_items_are_read_one_after_the_other():
     assert calls == [("first", 0), ("second", 0), ("first", 1), ("second", 1)]
 
 
-@pytest.mark.parametrize("make", [add_cache, lambda xs: prefetch(xs, 2)])
+@pytest.mark.parametrize("make", [add_cache, lambda xs: prefetch(xs, 0)])
 def test_what_looks_for_each_item_by_itself_shares_nothing(make):
     assert make(Many(range(9))).bulk is None and batch(make(Many(range(9))), 4)[1] == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("read", [lambda p, wanted: p.__getitems__(wanted), lambda p, wanted: list(p[wanted]),
+                                  lambda p, wanted: batch(gather(p, wanted), 6)[0]])  # fmt: skip
+@pytest.mark.parametrize("wanted", [[7, 3, 1, 9, 3, 0], [2, 3, 4, 5, 6, 7]])
+def test_a_bulk_read_of_a_prefetch_is_evaluated_by_its_workers_side_by_side(read, wanted):
+    together = threading.Barrier(2, timeout=20)
+    with prefetch(smap(lambda x: (together.wait(), x)[1], range(10)), 2, max_buffered=6) as p:
+        assert p.bulk == "items"
+        assert read(p, wanted) == wanted
 
 
 # ---- Errors

@@ -79,7 +79,7 @@ def test_tree_prints_the_pipeline_and_evaluates_nothing(capsys):
     tree(prefetch(batch(concatenate([cached, collate([repeat(1), loaded])]), 4), 2))
     lines = [line.partition(", made at ") for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == [
-        "prefetch(2 threads), 5 items",
+        "prefetch(2 threads), 5 items, read together",
         "  batch, 5 items",
         "    concatenate, 20 items",
         "      cache, 10 items",

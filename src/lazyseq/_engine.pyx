@@ -171,9 +171,9 @@ cdef class Engine:
 
     Workers know the engine and nobody else, so that a prefetch which nobody else knows is collected, and ends them.
 
-    Threads: the rings have their own protocol; `windows` only grows, under the crew's lock; `shifts` and `threads` change
-    under `lock`; `start_error` is set once, before the rings are closed, and read after that; `item_ns` is an estimate,
-    of which a part may be lost; `over` is only ever set; the rest never changes.
+    Threads: the rings have their own protocol; `windows` only grows, under the crew's lock; `shifts` and `threads`
+    change under `lock`; `start_error` is set once, under it and before the rings are closed, and read after that;
+    `item_ns` is an estimate, of which a part may be lost; `over` is only ever set; the rest never changes.
     """
     cdef lzs_crew *crew
     cdef object start_hook, evaluation
@@ -319,7 +319,7 @@ cdef class Engine:
         return 0
 
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
-        """Whether reader and worker should evaluate n items in turn: they cost less than a wake-up, or next to nothing."""
+        """Whether reader and worker should evaluate in turn: n items cost less than a wake-up, or next to nothing."""
         cdef long long item_ns = lzs_load(&self.item_ns)
         return item_ns != 0 and (item_ns <= TRIVIAL_NS or item_ns * n <= WAKE_NS)
 
@@ -344,8 +344,8 @@ cdef class Engine:
 cdef class Window:
     """A reader's place: the range of indices [position, tail) that is published, under way or ready.
 
-    It moves with reads one after the other, skips what a read further on within it leaves out, and is given up by a read
-    elsewhere, which keeps what is finished and lies ahead of it. `held` is the run that was taken last.
+    It moves with reads one after the other, skips what a read further on within it leaves out, and is given up by a
+    read elsewhere, which keeps what is finished and lies ahead of it. `held` is the run that was taken last.
 
     Threads: `lock` guards all but the source, which changes in a critical section while the ring is empty; it is held
     while the reader waits for an item, so that threads that share an iterator take turns. `reader` is compared with the
@@ -454,7 +454,7 @@ cdef class Window:
         return found
 
     cdef bint is_kept(self, Py_ssize_t i) noexcept:
-        return self.kept is not None and self.kept_start <= i < self.kept_stop
+        return self.kept is not None and max(self.kept_start, self.position) <= i < self.kept_stop
 
     cdef object take_kept(self, Py_ssize_t i):
         cdef object result = self.kept[i - self.kept_start]
@@ -635,7 +635,7 @@ cdef class Window:
         return 0
 
     cdef Py_ssize_t run_length(self, long long item_ns, bint in_turn) noexcept:
-        """How many items to hand over together: whole grains, as many as are worth it and leave each worker two runs."""
+        """How many items to hand over together: whole grains, few enough that each worker finds two runs."""
         cdef Py_ssize_t length = self.allowed if in_turn else self.allowed // (2 * self.nworkers)
         if item_ns == 0:
             length = 1
@@ -657,13 +657,13 @@ cdef object MISSING = object()
 cdef class Crew:
     """The employer of workers: a prefetch and the slices of it share one. When nobody knows it any more, they end.
 
-    Threads: `lock` guards the engine's coming and going, and the making of windows; the engine is read and set in critical
-    sections; `closed` is only ever set.
+    Threads: `lock` guards the engine's coming and going, and the making of windows; the engine is read and set in
+    critical sections; `closed` is only ever set.
     """
     cdef Py_ssize_t nworkers, max_buffered
     cdef object start_hook, evaluation
     cdef object timeout  # in seconds, or None
-    cdef bint helps  # whether readers may evaluate: functions run in several threads anyway, none is prepared or watched
+    cdef bint helps  # readers may evaluate: functions run in several threads anyway, neither prepared nor watched
     cdef Engine engine  # None before the first read and after close
     cdef long long closed
     cdef object lock  # reentrant: what runs under it allocates, and so may run destructors that read
@@ -716,7 +716,8 @@ cdef class Crew:
             engine = self.current_engine()
             if engine is not None:
                 return engine
-            engine = Engine(self.nworkers, self.max_buffered, self.start_hook, self.evaluation, int(1e9 * min(self.timeout or 0, 1e9)))
+            timeout_ns = int(1e9 * min(self.timeout or 0, 1e9))
+            engine = Engine(self.nworkers, self.max_buffered, self.start_hook, self.evaluation, timeout_ns)
             engine.employer = <void *>self
             try:
                 for k in range(self.nworkers):
@@ -755,7 +756,7 @@ cdef class Crew:
         """Nobody reads through the window any more."""
         cdef list dropped = []
         if lzs_load(&engine.over):
-            return 0  # its results go with the engine; a forked child must not even look: a worker was caught in a write
+            return 0  # its results go with the engine; a forked child must not look: workers were caught in a write
         window.clear(dropped)
         with cython.critical_section(window):
             dropped.append(window.source)
@@ -819,8 +820,9 @@ cdef class Prefetch(Derived):
     def as_completed(self):
         """Return an iterator over pairs (i, self[i]) in the order in which the items are finished.
 
-        So a slow item holds up no other one. Each index comes once. The error of an item is raised in its turn, with a note
-        that names the index, and iteration goes on behind it. No more than max_buffered items are under way or ready.
+        So a slow item holds up no other one. Each index comes once. The error of an item is raised in its turn, with a
+        note that names the index, and iteration goes on behind it. No more than max_buffered items are under way or
+        ready.
 
         >>> from lazyseq import prefetch, smap
         >>> with prefetch(smap(str, range(4)), nworkers=2) as p:
@@ -830,7 +832,7 @@ cdef class Prefetch(Derived):
         return CompletedIterator(self)
 
     cdef bint reads_directly(self) except -1:
-        """Whether the reader evaluates items itself: there are no workers, or it is one that all others may wait for."""
+        """Whether the reader evaluates items itself: there are no workers, or others may wait for it as one of them."""
         if lzs_load(&self.crew.closed):
             raise ValueError("prefetch is closed")
         return self.crew.nworkers == 0 or working_for == <void *>self.crew
@@ -951,18 +953,20 @@ cdef class Prefetch(Derived):
 
     def __reduce__(self):
         crew = self.crew
-        return (Prefetch, (self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation, crew.timeout),
-                self.site)
+        recipe = self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation, crew.timeout
+        return Prefetch, recipe, self.site
 
 
 @cython.final
 cdef class PrefetchIterator:
     """The items of a prefetch, through a window of its own.
 
-    Threads: what changes is read and set in critical sections; the window has its lock.
+    Threads: what changes is read and set in critical sections. The window has its lock, and goes to another reader only
+    when nobody knows the iterator any more: until then a thread may be about to read through it.
     """
     cdef Prefetch view
     cdef Py_ssize_t i
+    cdef bint ended
     cdef Engine engine
     cdef Window window
 
@@ -973,44 +977,45 @@ cdef class PrefetchIterator:
         return self
 
     def __next__(self):
-        cdef Prefetch view
+        cdef Prefetch view = self.view
+        cdef Py_ssize_t i, n = view.size()
         cdef Engine engine
         cdef Window window
-        cdef Py_ssize_t i, n
         with cython.critical_section(self):
-            view, window, engine, i = self.view, self.window, self.engine, self.i
-            if view is not None:
-                n = view.size()
-                if i < n or n == UNKNOWN:
-                    self.i = i + 1
-                else:
-                    self.view = self.window = self.engine = None
-        if view is None:
+            i, engine, window = self.i, self.engine, self.window
+            if not self.ended and (i < n or n == UNKNOWN):
+                self.i = i + 1
+            else:
+                self.ended = True
+            ended = self.ended
+        if ended:
             raise StopIteration
-        if i < n or n == UNKNOWN:
-            try:
-                return self.read(view, window, engine, i)
-            except IndexError:
-                if n != UNKNOWN:
-                    raise
-            with cython.critical_section(self):
-                window, engine = self.window, self.engine
-                self.view = self.window = self.engine = None
-        if window is not None:
-            view.crew.retire(engine, window)
+        try:
+            if view.reads_directly():
+                return pull(view, i, view.source, i)
+            if window is None or lzs_load(&engine.over):
+                engine, window = self.begin(view, i)  # the first read, or the workers have gone
+            return view.item(i) if window is None else view.read_through(engine, window, i, i)
+        except IndexError:
+            if n != UNKNOWN:
+                raise
+        with cython.critical_section(self):
+            self.ended = True
         raise StopIteration
 
-    cdef object read(self, Prefetch view, Window window, Engine engine, Py_ssize_t i):
-        if view.reads_directly():
-            return pull(view, i, view.source, i)
-        if window is None or lzs_load(&engine.over):
-            engine = view.crew.started()  # the first read, or another engine than before
-            window = view.crew.window(engine, view.source, i)
-            if window is None:
-                return view.item(i)
-            with cython.critical_section(self):
+    cdef tuple begin(self, Prefetch view, Py_ssize_t i):
+        """The engine and the window, or None where there are too many."""
+        cdef Engine engine = view.crew.started()
+        cdef Window window = view.crew.window(engine, view.source, i), other
+        with cython.critical_section(self):
+            other = self.window if self.engine is engine else None
+            if other is None:
                 self.engine, self.window = engine, window
-        return view.read_through(engine, window, i, i)
+        if other is None:
+            return engine, window
+        if window is not None:
+            view.crew.retire(engine, window)  # another thread has been faster
+        return engine, other
 
     def __del__(self):
         if self.window is not None:
@@ -1021,8 +1026,8 @@ cdef class PrefetchIterator:
 cdef class CompletedIterator:
     """The items of a prefetch and their indices, in the order in which they are finished, through a window of its own.
 
-    A run leaves the ring as soon as a worker begins it, so that a slow one keeps no other from being published. It is one
-    grain of the source, so that no item waits for another that it shares nothing with.
+    A run leaves the ring as soon as a worker begins it, so that a slow one keeps no other from being published. It is
+    one grain of the source, so that no item waits for another that it shares nothing with.
 
     Threads: `window` and `engine` change under the crew's lock, all else under the window's; a new window begins where
     the last one's readers have been told that their workers are gone.

@@ -168,7 +168,7 @@ static inline void relax(uint32_t look)
 #elif defined(__aarch64__)
         __asm__ volatile("isb" ::: "memory"); /* `yield` is over at once on most cores */
 #else
-        atomic_signal_fence(memory_order_seq_cst);
+        sched_yield();
 #endif
 }
 
