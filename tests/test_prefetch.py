@@ -800,3 +800,46 @@ def test_a_read_a_little_before_keeps_what_is_finished(nworkers):
     assert [view[i] for i in (19, 22, 23)] == [19, 22, 23]
     assert [view[i] for i in range(24, 60)] == list(range(24, 60))
     assert [log.calls.count(x) for x in range(22, 28)] == [1] * 6
+
+
+# ---- Leaks ----------------------------------------------------------------------------------------------------------
+
+
+def use_and_drop(k):
+    """One of the ways in which a prefetch comes to its end."""
+    view = prefetch(smap(moody, list(range(20))), 1 + k % 3, max_buffered=5, timeout=60 if k % 5 == 0 else None)
+    if k % 7 == 0:
+        for _ in view:
+            break
+    elif k % 7 == 1:
+        outcomes(view)
+    elif k % 7 == 2:
+        view[4], view[15], view[4:8][1], view.__getitems__([9, 1])
+    elif k % 7 == 3:
+        with pytest.raises(EvaluationError):
+            view[3]
+    elif k % 7 == 4:
+        next(view.as_completed())
+    elif k % 7 == 5:
+        iterators = [iter(view) for _ in range(3)]
+        assert [next(iterator) for iterator in iterators] == [0, 0, 0]
+    if k % 2:
+        view.close()
+
+
+def test_nothing_is_left_of_a_thousand_prefetches():
+    def count():
+        gc.collect()
+        deadline = time.monotonic() + 20
+        while workers() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert workers() == set()
+        gc.collect()
+        return len(gc.get_objects())
+
+    for k in range(70):
+        use_and_drop(k)
+    before = count()
+    for k in range(1000):
+        use_and_drop(k)
+    assert count() - before < 100  # it would be thousands
