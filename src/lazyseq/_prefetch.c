@@ -702,7 +702,8 @@ void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake)
 
 int64_t lzs_progress_done(const lzs_progress *progress)
 {
-    return atomic_load_explicit(&progress->done, memory_order_acquire); /* E12 */
+    /* E12 acquire <- E12; seq_cst for E13: it is the look that follows progress_want. */
+    return atomic_load_explicit(&progress->done, memory_order_seq_cst);
 }
 
 void lzs_progress_want(lzs_progress *progress, int64_t n)
