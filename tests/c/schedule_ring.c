@@ -115,10 +115,10 @@ static struct {
     unsigned stale; /* a load that has a choice takes an older value, one in so many times */
     int spurious;   /* who sleeps may wake for no reason */
     int timeouts;   /* readers' waits have some */
-    int slow;       /* some items are */
+    unsigned slow;  /* one item in so many is */
     int closing;    /* somebody does, at any moment */
     uint32_t nworkers, nreaders, looks;
-    unsigned jump_one_in;
+    unsigned jump_one_in, flush_one_in;
     long changes[3]; /* at which steps the running task gets the lowest priority */
     int64_t lowest;
 } plan;
@@ -509,6 +509,8 @@ static void tell(const char *function, int line, const char *what, const char *o
         *(object) = value_;                                                                                         \
         stored(object, (uint64_t)value_, order, 0);                                                                 \
         TELL("store", object, value_);                                                                              \
+        if (one_in(4)) /* what follows need not be atomic */                                                        \
+            step();                                                                                                 \
     })
 #define REPLACE(what, object, value, order)                                                                         \
     __extension__({                                                                                                 \
@@ -656,6 +658,7 @@ typedef struct {
     unsigned head, tail; /* of those that are in the ring */
     unsigned items;      /* to be read */
     stamp read[MAX_CAPACITY];
+    stamp made;
     int late; /* makes its ring while the workers work */
     int waits;
     const entry *wants; /* it waits for so many parts of this one */
@@ -704,7 +707,7 @@ static void release(result *r)
 
 static void take_long(void)
 {
-    if (plan.slow && one_in(2))
+    if (one_in(plan.slow))
         leave_to_others(&busy);
 }
 
@@ -753,11 +756,14 @@ static void evaluate(const lzs_claim *c, entry *e)
 static void work(unsigned w)
 {
     for (;;) {
+        const uint32_t k = (uint32_t)draw(MAX_READERS);
         lzs_status status = LZS_EMPTY;
         lzs_claim c;
         reader_of *from;
         entry *e;
 
+        if (one_in(8) && lzs_crew_ring(the_crew, k) != NULL)
+            CHECK(knows(readers[k].made));
         for (uint64_t n = draw(3); n > 0 && status == LZS_EMPTY; n--)
             status = lzs_crew_claim(the_crew, w, &c);
         if (status == LZS_EMPTY)
@@ -767,6 +773,7 @@ static void work(unsigned w)
         CHECK(status == LZS_OK);
         CHECK(c.number < plan.nreaders);
         from = &readers[c.number];
+        CHECK(knows(from->made));
         CHECK(c.ring == from->ring && c.run.index >= 0 && c.run.index < from->tail);
         e = &from->runs[c.run.index];
         CHECK(c.run.count == e->run.count && c.position == from->first + (uint64_t)c.run.index);
@@ -848,7 +855,7 @@ static void fill(reader_of *me)
             me->tail++; /* workers may see it before the function returns */
         }
         CHECK(lzs_ring_publish(me->ring, run) == (full ? LZS_FULL : LZS_OK));
-        if (one_in(4))
+        if (one_in(plan.flush_one_in))
             lzs_ring_flush(me->ring);
     }
 }
@@ -931,6 +938,7 @@ static void read_all(unsigned number)
     void *nothing = me;
 
     if (me->late) {
+        me->made = now();
         me->ring = lzs_ring_new(the_crew, me->capacity, me->first);
         CHECK(me->ring != NULL);
     }
@@ -981,55 +989,7 @@ static void check_who_sleeps(void)
     }
 }
 
-/* ---- The parker alone ------------------------------------------------------------------------------------------- */
-
-enum { ROUNDS = 3 };
-
-/* A new one each time: a wake-up that is late ends the next sleep on the same one for no reason. */
-static parker bells[2][ROUNDS];
-
-/* Two that wake each other in turn; each sees what the other did before. */
-static void ring_and_sleep(unsigned number)
-{
-    static stamp rung[2];
-
-    for (int round = 0; round < ROUNDS; round++) {
-        if (number == 1 || round > 0) {
-            park(&bells[number][round], -1);
-            CHECK(knows(rung[number]));
-        }
-        rung[1 - number] = now();
-        unpark(&bells[1 - number][number == 0 ? round : (round + 1) % ROUNDS]);
-    }
-}
-
-/* ---- What only costs time when it is missing -------------------------------------------------------------------- */
-
-/* A claim looks at the first run that is left, not at all those before. */
-static void a_claim_takes_few_looks(void)
-{
-    enum { RUNS = 64, FEW = 12 };
-    lzs_crew *crew;
-    lzs_ring *ring;
-
-    schedule++;
-    crew = lzs_crew_new(1, 0);
-    CHECK(crew != NULL);
-    ring = lzs_ring_new(crew, RUNS, 0);
-    CHECK(ring != NULL);
-    for (int64_t i = 0; i < RUNS; i++)
-        CHECK(lzs_ring_publish(ring, (lzs_run){i, 1}) == LZS_OK);
-    lzs_ring_flush(ring);
-    for (int64_t i = 0; i < RUNS; i++) {
-        long before = loads;
-        lzs_claim c;
-        CHECK(lzs_crew_claim(crew, 0, &c) == LZS_OK && c.run.index == i);
-        CHECK(loads - before < FEW);
-    }
-    lzs_crew_free(crew);
-}
-
-/* ---- Schedules -------------------------------------------------------------------------------------------------- */
+/* ---- Starting tasks ---------------------------------------------------------------------------------------------- */
 
 static void begin(unsigned t, void (*body)(unsigned number), unsigned number)
 {
@@ -1056,6 +1016,28 @@ static void run_tasks(void)
     steps = 0;
 }
 
+/* ---- The parker alone ------------------------------------------------------------------------------------------- */
+
+enum { ROUNDS = 3 };
+
+/* A new one each time: a wake-up that is late ends the next sleep on the same one for no reason. */
+static parker bells[2][ROUNDS];
+
+/* Two that wake each other in turn; each sees what the other did before. */
+static void ring_and_sleep(unsigned number)
+{
+    static stamp rung[2];
+
+    for (int round = 0; round < ROUNDS; round++) {
+        if (number == 1 || round > 0) {
+            park(&bells[number][round], -1);
+            CHECK(knows(rung[number]));
+        }
+        rung[1 - number] = now();
+        unpark(&bells[1 - number][number == 0 ? round : (round + 1) % ROUNDS]);
+    }
+}
+
 static void parkers_alone(void)
 {
     plan.spurious = 0;
@@ -1067,6 +1049,152 @@ static void parkers_alone(void)
     for (unsigned k = 0; k < 2 * ROUNDS; k++)
         parker_fini(&bells[k % 2][k / 2]);
 }
+
+/* ---- One wait ---------------------------------------------------------------------------------------------------- */
+
+static lzs_ring *the_ring;
+static lzs_progress the_progress;
+
+static void wait_once(unsigned in_parts)
+{
+    void *r;
+    if (in_parts) {
+        CHECK(lzs_progress_wait(&the_progress, the_ring, 1, -1) == LZS_OK);
+    } else {
+        CHECK(lzs_ring_wait(the_ring, -1) == LZS_OK);
+        CHECK(lzs_ring_take(the_ring, &r) == LZS_OK && r == &the_ring);
+    }
+}
+
+static void finish_once(unsigned in_parts)
+{
+    lzs_claim c;
+    if (in_parts)
+        lzs_progress_add(&the_progress, the_ring, 1);
+    else
+        CHECK(lzs_crew_claim(the_crew, 0, &c) == LZS_OK && lzs_ring_deliver(&c, &the_ring) == LZS_OK);
+}
+
+/* Nothing but what it waits for wakes the reader, so that it finds it. */
+static void one_wait(void)
+{
+    unsigned in_parts = (unsigned)draw(2);
+
+    plan.spurious = 0;
+    the_crew = lzs_crew_new(1, plan.looks);
+    CHECK(the_crew != NULL);
+    the_ring = lzs_ring_new(the_crew, 1, 0);
+    CHECK(the_ring != NULL && lzs_ring_publish(the_ring, (lzs_run){0, 1}) == LZS_OK);
+    lzs_ring_flush(the_ring);
+    atomic_init(&the_progress.done, 0);
+    atomic_init(&the_progress.wanted, 0);
+    begin(READERS, wait_once, in_parts);
+    begin(WORKERS, finish_once, in_parts);
+    run_tasks();
+    CHECK(the_progress.wanted == 0);
+    lzs_crew_free(the_crew);
+}
+
+/* ---- What only costs time when it is missing -------------------------------------------------------------------- */
+
+static lzs_ring *new_ring(uint32_t nworkers, uint64_t capacity)
+{
+    lzs_ring *ring;
+
+    schedule++;
+    the_crew = lzs_crew_new(nworkers, 0);
+    CHECK(the_crew != NULL);
+    ring = lzs_ring_new(the_crew, capacity, 0);
+    CHECK(ring != NULL);
+    return ring;
+}
+
+static lzs_claim claim(int64_t index)
+{
+    lzs_claim c;
+    CHECK(lzs_crew_claim(the_crew, 0, &c) == LZS_OK && c.run.index == index);
+    return c;
+}
+
+static void publish(lzs_ring *ring, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        CHECK(lzs_ring_publish(ring, (lzs_run){i, 1}) == LZS_OK);
+}
+
+/* A claim looks at the first run that is left, not at all those before. */
+static void a_claim_takes_few_looks(void)
+{
+    enum { RUNS = 64, FEW = 12 };
+    lzs_ring *ring = new_ring(1, RUNS);
+
+    publish(ring, RUNS);
+    lzs_ring_flush(ring);
+    for (int64_t i = 0; i < RUNS; i++) {
+        long before = loads;
+        (void)claim(i);
+        CHECK(loads - before < FEW);
+    }
+    lzs_crew_free(the_crew);
+}
+
+/* As many sleepers are woken as there are runs, less those who look for work anyway. */
+static void no_worker_is_woken_in_vain(void)
+{
+    enum { MANY = 4 };
+
+    for (uint32_t looking = 0; looking <= MANY; looking++) {
+        for (uint32_t runs = 1; runs <= MANY; runs++) {
+            lzs_ring *ring = new_ring(MANY, MANY);
+            uint32_t expected = runs > looking ? runs - looking : 0, woken = 0;
+
+            for (uint32_t w = 0; w < MANY; w++)
+                atomic_init(&the_crew->workers[w].asleep, ANNOUNCED);
+            atomic_init(&the_crew->asleep, MANY);
+            atomic_init(&the_crew->looking, looking);
+            publish(ring, runs);
+            lzs_ring_flush(ring);
+            for (uint32_t w = 0; w < MANY; w++)
+                woken += the_crew->workers[w].asleep != ANNOUNCED;
+            CHECK(woken == expected && the_crew->asleep == MANY - expected);
+            CHECK(lzs_ring_wait(ring, 0) == LZS_TIMEOUT);
+            CHECK(the_crew->asleep == MANY - expected - (MANY - expected < runs ? MANY - expected : runs));
+            lzs_crew_free(the_crew);
+        }
+    }
+}
+
+static void no_reader_is_woken_in_vain(void)
+{
+    lzs_ring *ring = new_ring(1, 2);
+    lzs_progress progress;
+    lzs_claim a, b;
+
+    publish(ring, 2);
+    lzs_ring_flush(ring);
+    a = claim(0);
+    b = claim(1);
+    atomic_init(&ring->wanted, wish_for(a.position));
+    CHECK(lzs_ring_wanted(&a) && !lzs_ring_wanted(&b));
+    CHECK(lzs_ring_deliver(&b, NULL) == LZS_OK && ring->reader.word == EMPTY);
+    CHECK(lzs_ring_deliver(&a, NULL) == LZS_OK && ring->reader.word == NOTIFIED);
+    atomic_init(&ring->reader.word, EMPTY);
+
+    atomic_init(&progress.done, 0);
+    atomic_init(&progress.wanted, 0);
+    lzs_progress_add(&progress, ring, 1);
+    CHECK(ring->reader.word == EMPTY);
+    lzs_progress_want(&progress, 3);
+    lzs_progress_add(&progress, ring, 1);
+    CHECK(ring->reader.word == EMPTY);
+    lzs_progress_add(&progress, ring, 0);
+    CHECK(ring->reader.word == EMPTY);
+    lzs_progress_add(&progress, ring, 1);
+    CHECK(ring->reader.word == NOTIFIED);
+    lzs_crew_free(the_crew);
+}
+
+/* ---- Schedules -------------------------------------------------------------------------------------------------- */
 
 static void a_crew(void)
 {
@@ -1086,6 +1214,7 @@ static void a_crew(void)
         r->lock = (mutex){0};
         r->late = k + 1 == plan.nreaders && one_in(2);
         if (!r->late) {
+            r->made = now();
             r->ring = lzs_ring_new(the_crew, r->capacity, r->first);
             CHECK(r->ring != NULL);
         }
@@ -1097,12 +1226,13 @@ static void a_crew(void)
         begin(CLOSER, close_some_time, 0);
     run_tasks();
     CHECK(results == 0);
+    CHECK(the_crew->asleep == 0 && the_crew->looking == 0);
     lzs_crew_free(the_crew);
 }
 
 static void one_schedule(uint64_t from)
 {
-    const unsigned jumps[] = {0, 2, 4}, stale[] = {0, 8, 3, 2};
+    const unsigned jumps[] = {0, 2, 4}, flushes[] = {0, 1, 4}, stale[] = {0, 8, 3, 2}, slow[] = {0, 0, 2, 1};
 
     start_from(from);
     schedule++;
@@ -1113,18 +1243,28 @@ static void one_schedule(uint64_t from)
     plan.stale = stale[draw(4)];
     plan.spurious = one_in(8);
     plan.timeouts = one_in(4);
-    plan.slow = one_in(2);
+    plan.slow = slow[draw(4)];
     plan.closing = one_in(4);
     plan.nreaders = one_in(3) ? 2 : 1;
     plan.nworkers = 1 + (uint32_t)draw(MAX_WORKERS);
     plan.looks = (uint32_t)draw(3);
     plan.jump_one_in = jumps[draw(3)];
+    plan.flush_one_in = flushes[draw(3)];
+    if (one_in(4)) { /* a crowd: much to wake for, and nobody who comes by later */
+        plan.nreaders = MAX_READERS;
+        plan.nworkers = MAX_WORKERS;
+        plan.slow = 1;
+        plan.closing = plan.timeouts = plan.spurious = 0;
+        plan.flush_one_in = 1;
+    }
     for (unsigned i = 0; i < sizeof plan.changes / sizeof *plan.changes; i++)
         plan.changes[i] = (long)draw(1 << (6 + draw(5)));
     if (tracing)
         say_plan(stdout);
-    if (one_in(32))
+    if (one_in(64))
         parkers_alone();
+    else if (one_in(64))
+        one_wait();
     else
         a_crew();
 }
@@ -1155,6 +1295,8 @@ int main(int argc, char **argv)
         signal(signals[i], say_seed);
     prepare_tasks();
     a_claim_takes_few_looks();
+    no_worker_is_woken_in_vain();
+    no_reader_is_woken_in_vain();
     timespec_get(&start, TIME_UTC);
     for (done = 0; done < n; done++) {
         if (done % 1024 == 0)
