@@ -10,6 +10,7 @@ Without --full, what is in SURVIVORS meets the quick tests only.
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -551,7 +552,7 @@ TSAN = "-O1 -fsanitize=thread"
 STAGES = [
     Test("schedules", "schedule_ring", ["-n", "3000"], "-O1", 20, includes_ring=True, quick=True),
     Test("test_ring", "test_ring", [], "-O1", 20, quick=True),
-    Test("more schedules", "schedule_ring", ["-n", "100000"], "-O1", 60, includes_ring=True),
+    Test("more schedules", "schedule_ring", ["-n", "300000"], "-O1", 90, includes_ring=True),
     Test("stress_ring under TSan", "stress_ring", ["1", "200"], TSAN, 60),
     Test("stress_ring", "stress_ring", ["1", "1000"], "-O1", 60),
 ]
@@ -592,7 +593,7 @@ class Bench:
 
     @staticmethod
     def compile(folder: Path, *arguments: str) -> None:
-        command = ["gcc", "-std=c11", "-pthread", "-g1", *" ".join(arguments).split()]
+        command = [os.environ.get("CC", "gcc"), "-std=c11", "-pthread", "-g1", *" ".join(arguments).split()]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

@@ -410,6 +410,12 @@ static void initialized(const volatile void *address, uint64_t value)
     create(variable_at(address), address, value, now());
 }
 
+/* The next that is there will be new. */
+static void forgotten(const volatile void *address)
+{
+    create(variable_at(address), address, 0, (stamp){MAIN, 0});
+}
+
 static uint64_t loaded(const volatile void *address, memory_order order, unsigned stale)
 {
     variable *v = variable_at(address);
@@ -698,6 +704,8 @@ static void release(result *r)
 {
     CHECK(r->holders > 0);
     if (--r->holders == 0) {
+        forgotten(&r->progress.done);
+        forgotten(&r->progress.wanted);
         free(r);
         results--;
     }
@@ -989,7 +997,7 @@ static void check_who_sleeps(void)
     }
 }
 
-/* ---- Starting tasks ---------------------------------------------------------------------------------------------- */
+/* ---- Starting tasks --------------------------------------------------------------------------------------------- */
 
 static void begin(unsigned t, void (*body)(unsigned number), unsigned number)
 {
@@ -1050,7 +1058,7 @@ static void parkers_alone(void)
         parker_fini(&bells[k % 2][k / 2]);
 }
 
-/* ---- One wait ---------------------------------------------------------------------------------------------------- */
+/* ---- One wait --------------------------------------------------------------------------------------------------- */
 
 static lzs_ring *the_ring;
 static lzs_progress the_progress;
@@ -1308,6 +1316,6 @@ int main(int argc, char **argv)
     OK("seeds %" PRIu64 " to %" PRIu64 ": %.0f schedules a second; a schedule has %.0f steps and %.1f sleeps, "
        "takes %.1f results and cancels %.1f; %.1f%% of the loads gave an older value",
        first, first + n - 1, (double)n / seconds, (double)all_steps / (double)n, (double)sleeps / (double)n,
-           (double)taken / (double)n, (double)cancelled / (double)n, 100 * (double)stale_loads / (double)loads);
+       (double)taken / (double)n, (double)cancelled / (double)n, 100 * (double)stale_loads / (double)loads);
     return 0;
 }
