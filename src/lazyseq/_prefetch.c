@@ -176,6 +176,8 @@ static inline void relax(uint32_t look)
 
 enum { OWNED, TODO, CLAIMED, WRITING, DONE };
 
+enum { AWAKE, ANNOUNCED, WOKEN };
+
 #define CACHE_LINE 64
 #define GENERATION_MASK ((UINT64_C(1) << 48) - 1)
 
@@ -191,7 +193,7 @@ typedef struct {
 
 typedef struct {
     _Alignas(CACHE_LINE) parker parker;
-    _Atomic uint32_t asleep; /* 1 between announcing the sleep and being woken, or waking by itself */
+    _Atomic uint32_t asleep; /* AWAKE, ANNOUNCED, or WOKEN + the number of the ring that has work for it */
     uint32_t turn;           /* the ring to look into first */
 } worker;
 
@@ -214,6 +216,7 @@ struct lzs_ring {
     lzs_crew *crew;
     uint64_t capacity;
     uint64_t mask; /* slots - 1 */
+    uint32_t number;
     slot *slots;
     void *memory, *slots_memory; /* what to free */
     /* The reader's own. */
@@ -333,6 +336,7 @@ lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
     ring->crew = crew;
     ring->capacity = capacity;
     ring->mask = slots - 1;
+    ring->number = k;
     ring->slots = allocate(slots, sizeof *ring->slots, &ring->slots_memory);
     if (ring->slots == NULL) {
         free_ring(ring);
@@ -376,15 +380,18 @@ lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
     return LZS_OK;
 }
 
-/* Wake at most n workers that sleep, those of low number first: a few warm ones are better than many cold. */
-static void wake_workers(lzs_crew *crew, uint64_t n)
+/* Wake at most n workers that sleep, for work in ring k; those of low number first: a few warm ones are better than many
+ * cold. */
+static void wake_workers(lzs_crew *crew, uint32_t k, uint64_t n)
 {
     for (uint32_t i = 0; i < crew->nworkers && n > 0; i++) {
         worker *w = &crew->workers[i];
+        uint32_t announced = ANNOUNCED;
         /* E9 seq_cst: an announcement that is not seen here comes before a look that sees the frontier. Taking it is
          * relaxed: it only counts that one of us does. */
-        if (atomic_load_explicit(&w->asleep, memory_order_seq_cst) &&
-            atomic_exchange_explicit(&w->asleep, 0, memory_order_relaxed)) {
+        if (atomic_load_explicit(&w->asleep, memory_order_seq_cst) == ANNOUNCED &&
+            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, WOKEN + k, memory_order_relaxed,
+                                                    memory_order_relaxed)) {
             atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
             unpark(&w->parker);
             n--;
@@ -407,7 +414,7 @@ void lzs_ring_flush(lzs_ring *ring)
      * last time. One that finds other work than this leaves it to wake_helpers. */
     looking = atomic_load_explicit(&ring->crew->looking, memory_order_seq_cst);
     if (added > looking && atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) > 0)
-        wake_workers(ring->crew, added - looking);
+        wake_workers(ring->crew, ring->number, added - looking);
 }
 
 /* Before the reader sleeps: as many workers as there are runs that nobody has claimed. */
@@ -422,7 +429,7 @@ static void wake_helpers(lzs_ring *ring)
         if (state_of(atomic_load_explicit(&slot_at(ring, position)->word, memory_order_relaxed)) == TODO)
             unclaimed++;
     }
-    wake_workers(ring->crew, unclaimed);
+    wake_workers(ring->crew, ring->number, unclaimed);
 }
 
 lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run)
@@ -608,9 +615,11 @@ lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 {
     worker *me = &crew->workers[w];
+    uint32_t asleep = AWAKE; /* what we found when we woke, if we have not looked since */
     lzs_status status;
 
     while ((status = lzs_crew_claim(crew, w, claim)) == LZS_EMPTY) {
+        asleep = AWAKE;
         /* E14 seq_cst: whoever counts on us has shown its work before we stop, and the looks below see it. */
         atomic_fetch_add_explicit(&crew->looking, 1, memory_order_seq_cst);
         for (uint32_t k = 0; k < looks_of(crew) && status == LZS_EMPTY; k++) {
@@ -623,18 +632,22 @@ lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
         /* E9 seq_cst: the sleep is announced, then work is looked for once more. It is counted first and announced
          * second, so that the count never hides an announcement from a reader that looks at it alone. */
         atomic_fetch_add_explicit(&crew->asleep, 1, memory_order_seq_cst);
-        atomic_store_explicit(&me->asleep, 1, memory_order_seq_cst);
+        atomic_store_explicit(&me->asleep, ANNOUNCED, memory_order_seq_cst);
         status = lzs_crew_claim(crew, w, claim);
         if (status == LZS_EMPTY)
             park(&me->parker, -1);
         /* Relaxed: whoever takes the announcement back, reader or worker, counts it off, once. */
-        if (atomic_exchange_explicit(&me->asleep, 0, memory_order_relaxed))
+        asleep = atomic_exchange_explicit(&me->asleep, AWAKE, memory_order_relaxed);
+        if (asleep == ANNOUNCED)
             atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
         else if (status == LZS_OK)
-            wake_workers(crew, 1); /* we were awake already, and what we were woken for may not be what we found */
+            wake_workers(crew, asleep - WOKEN, 1); /* we were awake already, and may have found something else */
         if (status != LZS_EMPTY)
-            break;
+            return status;
     }
+    /* Woken for the work of one reader, which may sleep by now and count on us, and found that of another first. */
+    if (status == LZS_OK && asleep >= WOKEN && asleep - WOKEN != claim->number)
+        wake_workers(crew, asleep - WOKEN, 1);
     return status;
 }
 
@@ -713,7 +726,8 @@ int lzs_progress_wanted(const lzs_progress *progress)
 
 int64_t lzs_progress_done(const lzs_progress *progress)
 {
-    return atomic_load_explicit(&progress->done, memory_order_acquire); /* E12 */
+    /* E12 acquire <- E12; seq_cst for E13: it is the look that follows progress_want. */
+    return atomic_load_explicit(&progress->done, memory_order_seq_cst);
 }
 
 void lzs_progress_want(lzs_progress *progress, int64_t n)

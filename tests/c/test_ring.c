@@ -537,6 +537,57 @@ static void any_sequence_of_calls(uint64_t first)
     }
 }
 
+/* A worker takes from the rings in turn, and from those that have something. */
+static void rings_take_turns(uint64_t first)
+{
+    const int expected[] = {1, 2, 0, 1, 2, 1, 1};
+    lzs_ring *rings[3] = {new_ring(1, 4, first)};
+    const int runs[] = {1, 4, 2};
+
+    for (int k = 1; k < 3; k++) {
+        rings[k] = lzs_ring_new(crew, 4, first);
+        CHECK(rings[k] != NULL);
+    }
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < runs[k]; i++)
+            publish(rings[k], 10 * k + i);
+    for (unsigned i = 0; i < sizeof expected / sizeof *expected; i++) {
+        lzs_claim c;
+        CHECK(lzs_crew_claim(crew, 0, &c) == LZS_OK);
+        CHECK(c.number == (uint32_t)expected[i] && c.ring == rings[expected[i]]);
+    }
+    free_ring(rings[0]);
+}
+
+static void a_result_in_parts(uint64_t first)
+{
+    lzs_ring *ring = new_ring(1, 1, first);
+    lzs_progress progress = {0};
+    lzs_claim c;
+    void *result;
+
+    publish(ring, 1);
+    c = claim(ring, 0, 1);
+    CHECK(lzs_ring_attach(&c, &progress) == LZS_OK);
+    CHECK(lzs_ring_wait(ring, -1) == LZS_OK);
+    CHECK(lzs_ring_take(ring, &result) == LZS_OK && result == &progress);
+    CHECK(lzs_ring_attach(&c, &progress) == LZS_CANCELLED);
+    CHECK(lzs_progress_wait(&progress, ring, 0, -1) == LZS_OK);
+    for (int64_t n = 1; n <= 3; n++) {
+        CHECK(lzs_progress_wait(&progress, ring, n, 0) == LZS_TIMEOUT);
+        CHECK(atomic_load(&progress.wanted) == 0);
+        lzs_progress_add(&progress, ring, (int)n & 1);
+        lzs_ring_wake(&c);
+        CHECK(lzs_progress_done(&progress) == n);
+        CHECK(lzs_progress_wait(&progress, ring, n, -1) == LZS_OK);
+    }
+    lzs_crew_close(crew);
+    CHECK(lzs_progress_wait(&progress, ring, 3, -1) == LZS_OK); /* it is there all the same */
+    for (int i = 0; i < 3; i++)
+        CHECK(lzs_progress_wait(&progress, ring, 4, -1) == LZS_CLOSED);
+    free_ring(ring);
+}
+
 /* ---- Waiting and waking ----------------------------------------------------------------------------------------- */
 
 static void wait_ends_in_time(uint64_t first)
@@ -775,6 +826,8 @@ int main(void)
         TEST(drop_takes_back_a_run_in_any_state),
         TEST(an_old_claim_never_delivers),
         TEST(any_sequence_of_calls),
+        TEST(rings_take_turns),
+        TEST(a_result_in_parts),
         TEST(wait_ends_in_time),
         TEST(deliver_wakes_the_reader),
         TEST(flush_wakes_a_sleeper_for_each_run),
