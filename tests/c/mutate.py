@@ -240,15 +240,16 @@ EDITS = [
     (
         "progress_add: the wish is read before the part is counted",
         """    atomic_store_explicit(&progress->done, done, memory_order_seq_cst);
-    if (!wake)
-        return;
     wanted = atomic_load_explicit(&progress->wanted, memory_order_seq_cst); /* E13 */
 """,
         """    wanted = atomic_load_explicit(&progress->wanted, memory_order_seq_cst); /* E13 */
     atomic_store_explicit(&progress->done, done, memory_order_seq_cst);
-    if (!wake)
-        return;
 """,
+    ),
+    (
+        "ring_wait: what is published is not shown",
+        "        return LZS_EMPTY;\n    lzs_ring_flush(ring);\n",
+        "        return LZS_EMPTY;\n",
     ),
     ("close: workers sleep on", "        unpark(&crew->workers[i].parker);\n", "        ;\n"),
     ("close: readers sleep on", "        unpark(&crew->rings[k]->reader);\n", "        ;\n"),

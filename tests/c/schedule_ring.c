@@ -917,6 +917,8 @@ static int read_one(reader_of *me)
     result *r;
     int open = 1;
 
+    if (polls || one_in(2))
+        lzs_ring_flush(me->ring); /* else the wait does */
     CHECK(lzs_ring_head(me->ring, &run) == LZS_OK && run.index == e->run.index && run.count == e->run.count);
     for (;;) {
         lzs_status status = lzs_ring_take(me->ring, &r_);
@@ -956,7 +958,6 @@ static void read_all(unsigned number)
             jump(me);
         if (me->head == me->tail)
             continue;
-        lzs_ring_flush(me->ring);
         me->items--;
         if (!read_one(me))
             break;
