@@ -1,4 +1,5 @@
 # cython: language_level=3, auto_pickle=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: freethreading_compatible=True
 """The prefetch: a reader that runs ahead through workers, over the ring of _prefetch.c.
 
 The reader publishes runs of consecutive indices; a worker claims a run, reads it from the source, and delivers a list
