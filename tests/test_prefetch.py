@@ -494,14 +494,17 @@ def test_break_and_start_again():
 def test_results_and_errors_are_let_go():
     class Item:
         alive = 0
+        lock = threading.RLock()  # reentrant: items may die while one is made
 
         def __init__(self, i):
-            Item.alive += 1
+            with self.lock:
+                Item.alive += 1
             if i % 7 == 0:
                 raise ValueError(i)
 
         def __del__(self):
-            Item.alive -= 1
+            with self.lock:
+                Item.alive -= 1
 
     for _ in range(30):
         view = prefetch(smap(Item, range(100)), 2, max_buffered=20)
