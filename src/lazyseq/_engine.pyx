@@ -1,4 +1,5 @@
 # cython: language_level=3, auto_pickle=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: freethreading_compatible=True
 """The prefetch: readers that run ahead through workers, over the rings of _prefetch.c.
 
 Each reader has a window of its own, with a ring; the workers are shared. The reader publishes runs of consecutive
