@@ -143,6 +143,25 @@ class Monitor(Derived[T_co]):
     def throughput(self) -> float: ...
     def reset(self) -> None: ...
 
+@final
+class Guard(Derived[T_co]):
+    def __init__(
+        self,
+        source: Source[T_co],
+        retries: int,
+        backoff: float,
+        on_error: Literal["raise", "default", "neighbour"],
+        default: Any,
+        errors: type[BaseException] | tuple[type[BaseException], ...],
+        budget: float | None,
+    ) -> None: ...
+    @property
+    def on_error(self) -> Literal["raise", "default", "neighbour"]: ...
+    @property
+    def default(self) -> Any: ...
+    @property
+    def failures(self) -> list[tuple[int, BaseException]]: ...
+
 unbounded: int
 
 def length(source: Source[object]) -> int | None: ...

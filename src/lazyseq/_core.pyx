@@ -22,13 +22,13 @@ from itertools import islice
 from operator import index as as_index
 from sys import _getframe
 from threading import RLock
-from time import perf_counter
+from time import perf_counter, sleep
 from types import GenericAlias
 from _thread import allocate_lock, get_ident
 
 import numpy
 
-from .errors import EvaluationError, seterr
+from .errors import EvaluationError, TooManyFailures, seterr
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -112,6 +112,8 @@ cdef object MISSING = object()
 cdef enum:
     MAX_DEPTH = 1000
     MAX_NESTING = 5000
+    MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
+    MOST_SHOWN = 10  # failures that an error tells
 
 
 # ---- Where a view was made ------------------------------------------------------------------------------------------
@@ -3038,3 +3040,159 @@ def add_cache(source, cache_size, cache):
     cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
     store = RecentStore(limit) if cache is None else MappingStore(cache, limit, RLock())
     return Cache(source, cache_size, cache, store)
+
+
+# ---- Guard ----------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Guard(Derived):
+    """guard[i] = source[i], tried again when it fails, and replaced when it keeps failing
+
+    Threads: the counts, and what was noted, change in critical sections that run no code of the user's.
+    """
+    cdef readonly object on_error, default
+    cdef object errors, budget
+    cdef Py_ssize_t retries
+    cdef double backoff
+    cdef Py_ssize_t reads  # counted where there is a budget
+    cdef Py_ssize_t given_up  # how often
+    cdef dict noted  # index -> the error of its last failure
+
+    def __init__(self, source, Py_ssize_t retries, double backoff, on_error, default, errors, budget):
+        self.retries, self.backoff, self.on_error, self.default = retries, backoff, on_error, default
+        self.errors, self.budget, self.noted = errors, budget, {}
+        self.adopt(source)
+        self.shares = False  # of items that are read together, all would fail with one
+
+    @property
+    def failures(self):
+        """The pairs (index, error) of the items that could not be had, as they failed last, oldest first."""
+        return list(self.noted.items())
+
+    cdef object item(self, Py_ssize_t i):
+        cdef PyObject *found
+        if self.budget is not None:
+            self.count_read()
+        if is_a(self.source, View):
+            found = (<item_function>(<View>self.source).item)(<PyObject *>self.source, i)
+            if found != NULL:
+                return owned(found)
+            return self.rescue(i, source_error(self, i, self.source, i, taken_error(), seterr()))
+        try:
+            return pull(self, i, self.source, i)
+        except BaseException as error:
+            return self.rescue(i, error)
+
+    cdef int count_read(self) except -1:
+        with cython.critical_section(self):
+            self.reads += 1
+        return 0
+
+    cdef object cause_of(self, object error):
+        """The error that a failed item raised, or None where this is no failure of an item, or none to guard against."""
+        cdef object cause = error
+        if not isinstance(error, EvaluationError):
+            if isinstance(error, IndexError) and self.size() == UNKNOWN:
+                return None
+            if isinstance(error, Exception) and seterr() != "passthrough" and not isinstance(error, TimeoutError):
+                return None  # a view's own: that it is closed
+        while isinstance(cause, EvaluationError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        return cause if isinstance(cause, self.errors) and not isinstance(error, TooManyFailures) else None
+
+    cdef object rescue(self, Py_ssize_t i, object error):
+        """What to give for item i, of which the first try raised the error."""
+        cdef Py_ssize_t k
+        if self.cause_of(error) is None:
+            raise error
+        for k in range(self.retries):
+            if self.backoff > 0:
+                sleep(self.backoff * 2.0 ** min(k, 1000))
+            try:
+                return pull(self, i, self.source, i)
+            except BaseException as another:
+                error = another
+                if self.cause_of(error) is None:
+                    raise
+        return self.give_up(i, error)
+
+    cdef object give_up(self, Py_ssize_t i, object error):
+        cdef Py_ssize_t given_up, reads
+        cdef object _before
+        cause = self.cause_of(error)
+        with cython.critical_section(self):
+            self.given_up += 1
+            given_up, reads = self.given_up, self.reads
+            _before = self.noted.pop(i, None)  # which dies outside
+            self.noted[i] = cause
+        if self.budget is not None:
+            allowed = self.budget if type(self.budget) is int else 1 + self.budget * reads
+            if given_up > allowed:
+                raise self.too_many(i, given_up, reads) from cause
+        if self.on_error == "raise":
+            if self.retries:
+                error.add_note(f"after {self.retries + 1} tries")
+            raise error
+        cause.__traceback__ = None  # of an error that is kept: it would keep alive whatever its functions held
+        if self.on_error == "neighbour":
+            return self.neighbour(i, error)
+        if not callable(self.default):
+            return self.default
+        try:
+            return self.default(i, cause)
+        except BaseException as wrong:
+            raise function_error(self, i, wrong)
+
+    cdef object too_many(self, Py_ssize_t i, Py_ssize_t given_up, Py_ssize_t reads):
+        cdef list failures = self.failures
+        allowed = self.budget if type(self.budget) is int else f"{self.budget:.3g} of them and one"
+        shown = "; ".join([f"{index}: {type(each).__name__}: {each}" for index, each in failures[:MOST_SHOWN]])
+        more = f"; and {len(failures) - MOST_SHOWN} more" if len(failures) > MOST_SHOWN else ""
+        return TooManyFailures(f"{self.label()} made at {self.site}: {given_up} of {reads} reads failed, and {allowed} may: "
+                               f"{shown}{more}", index=i, stage=self.stage, failures=failures)
+
+    cdef object neighbour(self, Py_ssize_t i, object error):
+        """The nearest item that can be had, of two that are as near the one behind."""
+        cdef Py_ssize_t distance, j, n = self.size()
+        for distance in range(1, MOST_NEIGHBOURS + 1):
+            for j in (i + distance, i - distance):
+                if j < 0 or not within_size(j, n) or j in self.noted:
+                    continue
+                try:
+                    return pull(self, i, self.source, j)
+                except BaseException as another:
+                    if not isinstance(another, IndexError) and self.cause_of(another) is None:
+                        raise
+        error.add_note(f"and no neighbour within {MOST_NEIGHBOURS} items could be had")
+        raise error
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, i, value)
+
+    cdef Py_ssize_t grain(self) except -1:
+        return grain_of(self.source)
+
+    cdef object iterate(self, Py_ssize_t start):
+        return GuardIterator(self, start)
+
+    cdef str label(self):
+        return f"guard({self.on_error})"
+
+    def __reduce__(self):
+        recipe = self.source, self.retries, self.backoff, self.on_error, self.default, self.errors, self.budget
+        return Guard, recipe, self.site
+
+
+@cython.final
+cdef class GuardIterator(CursorIterator):
+    """The next item, or what the guard gives for it."""
+
+    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+        cdef Guard guard = <Guard>view
+        if guard.budget is not None:
+            guard.count_read()
+        try:
+            return (<Cursor>cursors[0]).advance(view, i)
+        except BaseException as error:
+            return guard.rescue(i, error)
