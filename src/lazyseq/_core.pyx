@@ -3090,7 +3090,7 @@ cdef class Guard(Derived):
         return 0
 
     cdef object cause_of(self, object error):
-        """The error that a failed item raised, or None where this is no failure of an item, or none to guard against."""
+        """The error that a failed item raised, or None where this is no failure of an item, or not one to guard."""
         cdef object cause = error
         if not isinstance(error, EvaluationError):
             if isinstance(error, IndexError) and self.size() == UNKNOWN:
@@ -3149,8 +3149,9 @@ cdef class Guard(Derived):
         allowed = self.budget if type(self.budget) is int else f"{self.budget:.3g} of them and one"
         shown = "; ".join([f"{index}: {type(each).__name__}: {each}" for index, each in failures[:MOST_SHOWN]])
         more = f"; and {len(failures) - MOST_SHOWN} more" if len(failures) > MOST_SHOWN else ""
-        return TooManyFailures(f"{self.label()} made at {self.site}: {given_up} of {reads} reads failed, and {allowed} may: "
-                               f"{shown}{more}", index=i, stage=self.stage, failures=failures)
+        text = (f"{self.label()} made at {self.site}: {given_up} of {reads} reads failed, and {allowed} may: "
+                f"{shown}{more}")
+        return TooManyFailures(text, index=i, stage=self.stage, failures=failures)
 
     cdef object neighbour(self, Py_ssize_t i, object error):
         """The nearest item that can be had, of two that are as near the one behind."""

@@ -34,20 +34,21 @@ def guard(
     something else takes the item's place: the length and the indices stay as they are. ``failures`` lists the pairs
     (index, error) of the items that could not be had.
 
-    What counts is the error that your function raised, not the EvaluationError around it. What is no failure of an item,
-    as the end of a sequence without a length, is let through.
+    What counts is the error that your function raised, not the EvaluationError around it. What is no failure of an
+    item, as the end of a sequence without a length, is let through.
 
     Args:
         seq (Sequence): the items.
         retries (int): how often an item that failed is tried again.
         backoff (float): how long to wait before the first retry, in seconds; twice as long before each further one.
-        on_error (str): what becomes of an item that keeps failing. ``"raise"``: its error is raised. ``"default"``: default
-            takes its place. ``"neighbour"``: the nearest item that can be had, of those within 16 on each side; if there is
-            none, the error is raised. ``"default"`` is meant if a default is given.
+        on_error (str): what becomes of an item that keeps failing. ``"raise"``: its error is raised. ``"default"``:
+            default takes its place, also where on_error is left out. ``"neighbour"``: the nearest item that can be
+            had, of those within 16 on each side; if there is none, the error is raised.
         default (Any): what to give, or a function of the index and the error that returns it.
         errors (type or tuple of types): which exceptions to guard against; others are let through.
-        budget (int, float or None): how many reads may fail for good: an int is a number of them, a float from 0 to 1 the
-            fraction of all reads so far, and one more. Beyond it, a TooManyFailures is raised whatever on_error is.
+        budget (int, float or None): how many reads may fail for good: an int is a number of them, a float from 0
+            to 1 the fraction of all reads so far, and one more. Beyond it, a TooManyFailures is raised whatever
+            on_error is.
 
     Returns:
         View: as long as seq, with ``failures``.
