@@ -22,9 +22,28 @@ cdef extern from *:
             t = t->tp_base;
         return t != NULL;
     }
+
+    /* A new reference to list[j], or NULL without an exception where there is none. Another thread may be changing the
+     * list: what PyList_GET_ITEM lends may be freed before it is counted, unless a GIL keeps that thread out. */
+    static inline PyObject *item_at(PyObject *list, Py_ssize_t j)
+    {
+        PyObject *item = NULL;
+        if ((size_t)j < (size_t)PyList_GET_SIZE(list)) {
+    #ifdef Py_GIL_DISABLED
+            item = PyList_GetItemRef(list, j);
+            if (item == NULL)
+                PyErr_Clear();
+    #else
+            item = PyList_GET_ITEM(list, j);
+            Py_INCREF(item);
+    #endif
+        }
+        return item;
+    }
     """
     object owned(PyObject *reference)
     bint is_a(object, type)
+    PyObject *item_at(PyObject *list, Py_ssize_t j)
 
 # View.item as C sees it: a NULL means that an exception is set, and costs no try statement to notice.
 ctypedef PyObject *(*item_function)(PyObject *view, Py_ssize_t i) noexcept
@@ -87,8 +106,10 @@ cdef inline Py_ssize_t size_of(object source) except? -1:
 
 cdef inline object read(object source, Py_ssize_t j):
     """source[j], for j >= 0. The caller's formula keeps j within a view's size; other sources check it."""
+    cdef PyObject *item
     if type(source) is list:
-        return (<list>source)[j]  # an owned reference at once; without a GIL Cython makes it PyList_GetItemRef
+        item = item_at(<PyObject *>source, j)
+        return owned(item) if item != NULL else foreign_item(source, j)
     if is_a(source, View):
         return (<View>source).item(j)
     if type(source) is tuple:
@@ -103,8 +124,9 @@ cdef object pull_failed(View stage, Py_ssize_t i, object source, Py_ssize_t j)
 cdef inline object pull(View stage, Py_ssize_t i, object source, Py_ssize_t j):
     """source[j], which the stage needs for its item i; errors become the stage's."""
     cdef PyObject *item
-    if type(source) is list and j < PyList_GET_SIZE(source):
-        return (<list>source)[j]  # an owned reference at once; without a GIL Cython makes it PyList_GetItemRef
+    if type(source) is list:
+        item = item_at(<PyObject *>source, j)
+        return owned(item) if item != NULL else pull_with_care(stage, i, source, j)
     if is_a(source, View):
         item = (<item_function>(<View>source).item)(<PyObject *>source, j)
         return owned(item) if item != NULL else pull_failed(stage, i, source, j)

@@ -1,11 +1,17 @@
 # cython: language_level=3, auto_pickle=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: freethreading_compatible=True
 """The view, one final class for each operation, and the cache.
 
 Everything here trusts its caller: arguments are checked, defaulted and documented in the topic modules
 (mapping, indexing, shape, buffering). Iterators stand beside the view that they iterate.
 
 Threads: a view's fields are set when it is made and never change, so views may be read from any number of threads,
-with and without a GIL; a class that departs from this says what guards what.
+with and without a GIL; a class that departs from this says what guards what. Lists of the user's may change at any
+moment: they are read by item_at.
+
+Iterators may be shared as well. Each `__next__` takes an index that nobody else gets, and the item that belongs to it,
+also in a function that calls next() on the iterator which calls it. What an iterator reads never changes either, unless
+it says otherwise; where it stands is an atomic number. They never wait for each other while an item is evaluated.
 """
 
 cimport cython
@@ -46,6 +52,8 @@ cdef extern from "Python.h":
     PyObject *PyErr_Occurred()
     PyObject *PyIter_Next(PyObject *)
     void Py_INCREF(object)
+    PyObject *lent_item "PyList_GET_ITEM" (PyObject *, Py_ssize_t)
+    Py_ssize_t list_size "PyList_GET_SIZE" (PyObject *)
     bint PyCFunction_Check(object)
     bint PyFunction_Check(object)
     ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject **, size_t, PyObject *)
@@ -108,12 +116,50 @@ cdef extern from *:
     """
     int nesting
 
+cdef extern from *:
+    """
+    /* Numbers that several threads change: atomic where there is no GIL that makes them so. */
+    #ifdef Py_GIL_DISABLED
+    #include <stdatomic.h>
+    #define FREE_THREADED 1
+    typedef _Atomic Py_ssize_t lzs_number;
+    #define lzs_take(number) atomic_fetch_add_explicit(number, 1, memory_order_relaxed)
+    #define lzs_begin(flag) (!atomic_exchange_explicit(flag, 1, memory_order_acquire))
+    #define lzs_end(flag) atomic_store_explicit(flag, 0, memory_order_release)
+    typedef PyCriticalSection lzs_section;
+    #define lzs_lock(section, object) PyCriticalSection_Begin(section, object)
+    #define lzs_unlock(section) PyCriticalSection_End(section)
+    #else
+    #define FREE_THREADED 0
+    typedef Py_ssize_t lzs_number;
+    #define lzs_take(number) ((*(number))++)
+    #define lzs_begin(flag) (*(flag) ? 0 : (*(flag) = 1))
+    #define lzs_end(flag) ((void)(*(flag) = 0))
+    typedef char lzs_section;
+    #define lzs_lock(section, object) ((void)(section))
+    #define lzs_unlock(section) ((void)(section))
+    #endif
+    """
+    const bint FREE_THREADED
+    ctypedef Py_ssize_t lzs_number
+    Py_ssize_t lzs_take(lzs_number *) noexcept  # its value, which becomes one more
+    bint lzs_begin(lzs_number *flag) noexcept  # whether the flag was down; it is up then, until lzs_end
+    void lzs_end(lzs_number *flag) noexcept
+
+    # cython.critical_section for the busiest places, where nothing raises: with a GIL too, that one counts references.
+    ctypedef struct lzs_section:
+        pass
+    void lzs_lock(lzs_section *, PyObject *) noexcept
+    void lzs_unlock(lzs_section *) noexcept
+
 cdef object MISSING = object()
 cdef enum:
     MAX_DEPTH = 1000
     MAX_NESTING = 5000
     MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
     MOST_SHOWN = 10  # failures that an error tells
+
+cdef Py_ssize_t ENDED = -PY_SSIZE_T_MAX  # where an iterator stands at its end: so low that no count reaches 0
 
 
 # ---- Where a view was made ------------------------------------------------------------------------------------------
@@ -744,7 +790,7 @@ Sequence.register(View)
 cdef class ViewIterator:
     """Any view, index by index."""
     cdef View view
-    cdef Py_ssize_t i
+    cdef lzs_number i
 
     def __init__(self, View view, Py_ssize_t start):
         self.view, self.i = view, start
@@ -753,21 +799,16 @@ cdef class ViewIterator:
         return self
 
     def __next__(self):
-        cdef Py_ssize_t i = self.i, n
-        cdef View view = self.view
-        if view is None:
-            raise StopIteration
-        n = view.size()
-        if i >= n and n != UNKNOWN:
-            self.view = None
-            raise StopIteration
-        self.i = i + 1
+        cdef Py_ssize_t n = self.view.size(), i = lzs_take(&self.i)
         if n != UNKNOWN:
-            return view.item(i)
-        try:
-            return view.item(i)
-        except IndexError:
-            self.view = None
+            if within_size(i, n):
+                return self.view.item(i)
+        elif i >= 0:
+            try:
+                return self.view.item(i)
+            except IndexError:
+                pass
+        self.i = ENDED
         raise StopIteration
 
 
@@ -900,44 +941,71 @@ cdef object iterator_of(object source, Py_ssize_t start):
 
 @cython.final
 cdef class Cursor:
-    """Reads a source from item j on, the fastest way that gives what reading by index gives."""
+    """Reads items of a source that follow one another, the fastest way that gives what reading by index gives.
+
+    Threads: `iterator` and `j` are for the one who has raised `busy`. Whoever finds it raised, another thread or a
+    function that calls what is calling it, reads by index.
+    """
     cdef object source
     cdef list plain  # the source if it is an exact list
-    cdef object iterator  # the source's own, or None
-    cdef Py_ssize_t j  # the next item
+    cdef bint reads_on  # whether iterator_of has an iterator for it
+    cdef lzs_number busy
+    cdef object iterator
+    cdef Py_ssize_t j  # the iterator's next item
 
-    def __init__(self, source, Py_ssize_t j):
-        self.source, self.j = source, j
+    def __init__(self, source):
+        self.source, self.j = source, -1
         if type(source) is list:
             self.plain = source
-        else:
-            self.iterator = iterator_of(source, j)
+        self.reads_on = is_a(source, View) or type(source) is tuple or type(source) is range
 
-    cdef inline object advance(self, View stage, Py_ssize_t i):
-        """The next item, which the stage needs for its item i; IndexError past the end."""
-        cdef Py_ssize_t j = self.j
+    cdef inline object read(self, View stage, Py_ssize_t i, Py_ssize_t j):
+        """Item j, which the stage needs for its item i; IndexError past the end."""
+        cdef PyObject *item
+        if self.plain is not None:
+            item = item_at(<PyObject *>self.plain, j)
+            if item != NULL:
+                return owned(item)
+        if self.reads_on:
+            return self.read_on(stage, i, j)
+        return pull(stage, i, self.source, j)
+
+    cdef object read_on(self, View stage, Py_ssize_t i, Py_ssize_t j):
+        cdef PyObject *item
+        if not lzs_begin(&self.busy):
+            return self.read_aside(stage, i, j)
+        if j != self.j:
+            self.go_to(j)
+        item = PyIter_Next(<PyObject *>self.iterator)
         self.j = j + 1
-        if self.plain is not None and j < PyList_GET_SIZE(self.plain):
-            return self.plain[j]
-        if self.iterator is None:
-            return pull(stage, i, self.source, j)
-        return self.advance_iterator(stage, i)
-
-    cdef object advance_iterator(self, View stage, Py_ssize_t i):
-        cdef object iterator = self.iterator
-        cdef PyObject *item = PyIter_Next(<PyObject *>iterator)
+        lzs_end(&self.busy)
         if item != NULL:
             return owned(item)
         if PyErr_Occurred() == NULL:
             raise IndexError(f"{stage.label()} index {i} is out of range: its source has ended")
-        raise source_error(stage, i, self.source, self.j - 1, taken_error(), seterr())
+        raise source_error(stage, i, self.source, j, taken_error(), seterr())
 
     cdef int go_to(self, Py_ssize_t j) except -1:
-        """Go on at item j."""
-        if j != self.j:
-            self.j = j
-            if self.iterator is not None:
-                self.iterator = iterator_of(self.source, j)
+        """Have an iterator that goes on at item j."""
+        try:
+            self.iterator, self.j = iterator_of(self.source, j), j
+        except BaseException:
+            self.j = -1
+            lzs_end(&self.busy)
+            raise
+        return 0
+
+    cdef object read_aside(self, View stage, Py_ssize_t i, Py_ssize_t j):
+        if not within_size(j, size_of(self.source)):
+            raise IndexError(f"{stage.label()} index {i} is out of range: its source has ended")
+        return pull(stage, i, self.source, j)
+
+    cdef int drop(self) except -1:
+        """Let the iterator go."""
+        cdef object _dead  # which may call us when it dies
+        if lzs_begin(&self.busy):
+            _dead, self.iterator, self.j = self.iterator, None, -1
+            lzs_end(&self.busy)
         return 0
 
 
@@ -945,53 +1013,37 @@ cdef class CursorIterator:
     """Iterates a view whose items come from the next items of its sources: `combine` says how.
 
     It goes on with the next item after an error, also when only some of the sources have moved on.
-
-    Threads, and functions that call next() on the iterator which calls them: no iterator locks anything. Each
-    `__next__` holds what it uses by references of its own, since another one may replace or end everything meanwhile;
-    two at once may give an item twice, or leave one out, but find no dead object.
     """
     cdef View view
     cdef list cursors
-    cdef Py_ssize_t i
+    cdef lzs_number i
 
     def __init__(self, View view, Py_ssize_t start):
         self.view, self.i = view, start
-        self.cursors = [Cursor(source, self.first(start)) for source in view.sources()]
+        self.cursors = [Cursor(source) for source in view.sources()]
 
-    cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
-        """Which item of its sources item i needs first."""
-        return i
-
-    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+    cdef object combine(self, View view, Py_ssize_t i):
         raise NotImplementedError
 
-    cdef int realign(self, list cursors) except -1:
-        for cursor in cursors:
-            (<Cursor>cursor).go_to(self.first(self.i))
-        return 0
+    cdef inline Cursor cursor(self, Py_ssize_t k):
+        return <Cursor>PyList_GET_ITEM(self.cursors, k)  # nobody changes this list
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        cdef Py_ssize_t i = self.i, n
-        cdef View view = self.view
-        cdef list cursors = self.cursors
-        if view is None or cursors is None:
-            raise StopIteration
-        n = view.size()
-        if i < n or n == UNKNOWN:
-            self.i = i + 1
+        cdef Py_ssize_t n = self.view.size(), i = lzs_take(&self.i)
+        if n != UNKNOWN:
+            if within_size(i, n):
+                return self.combine(self.view, i)
+        elif i >= 0:
             try:
-                return self.combine(view, cursors, i)
+                return self.combine(self.view, i)
             except IndexError:
-                self.realign(cursors)
-                if n != UNKNOWN:
-                    raise
-            except BaseException:
-                self.realign(cursors)
-                raise
-        self.view = self.cursors = None
+                pass
+        self.i = ENDED
+        for cursor in self.cursors:
+            (<Cursor>cursor).drop()
         raise StopIteration
 
 
@@ -1097,13 +1149,10 @@ cdef class Slice(Derived):
 cdef class SliceIterator(CursorIterator):
     """The next items of a source, for a slice that leaves none out."""
 
-    cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
-        return (<Slice>self.view).start + i
-
-    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+    cdef object combine(self, View view, Py_ssize_t i):
         if i > (<Slice>view).most:
             raise IndexError(f"slice index {i} is out of range")
-        return (<Cursor>cursors[0]).advance(view, i)
+        return self.cursor(0).read(view, i, (<Slice>view).start + i)
 
 
 # ---- Smap -----------------------------------------------------------------------------------------------------------
@@ -1169,7 +1218,9 @@ cdef class Applied(Derived):
         return grain_of(self.source)
 
     cdef object iterate(self, Py_ssize_t start):
-        if is_a(self.source, View) or type(self.source) is tuple or type(self.source) is range:
+        if is_a(self.source, View):
+            return AppliedIterator(self, start)
+        if not FREE_THREADED and (type(self.source) is tuple or type(self.source) is range):
             return AppliedIterator(self, start)
         return ViewIterator(self, start)
 
@@ -1182,10 +1233,14 @@ cdef class Applied(Derived):
 
 @cython.final
 cdef class AppliedIterator:
-    """A function over the next item of a source whose own iterator knows where it ends."""
+    """A function over the next item of a source whose own iterator knows where it ends.
+
+    Threads: the source's iterator is ours, or a builtin one that a GIL guards; it gives each item once, and `i` is for
+    errors: of threads that share the iterator, one may read the name of a neighbouring item there.
+    """
     cdef Applied view
     cdef object iterator
-    cdef Py_ssize_t i
+    cdef lzs_number i
 
     def __init__(self, Applied view, Py_ssize_t start):
         self.view, self.iterator, self.i = view, iterator_of(view.source, start), start
@@ -1194,9 +1249,8 @@ cdef class AppliedIterator:
         return self
 
     def __next__(self):
-        cdef Py_ssize_t i = self.i
+        cdef Py_ssize_t i = lzs_take(&self.i)
         cdef PyObject *item = PyIter_Next(<PyObject *>self.iterator)
-        self.i = i + 1
         if item == NULL:
             if PyErr_Occurred() == NULL:
                 raise StopIteration
@@ -1249,7 +1303,7 @@ cdef class SmapIterator:
     """An smap over an exact list, without a detour."""
     cdef Smap view
     cdef list plain
-    cdef Py_ssize_t i
+    cdef lzs_number i
 
     def __init__(self, Smap view, Py_ssize_t start):
         self.view, self.plain, self.i = view, view.source, start
@@ -1257,14 +1311,13 @@ cdef class SmapIterator:
     def __iter__(self):
         return self
 
-    @cython.boundscheck(False)
     def __next__(self):
-        cdef Py_ssize_t i = self.i
-        if i >= PyList_GET_SIZE(self.plain):
-            self.plain = []  # it stays at its end, as a list's own iterator does
+        cdef Py_ssize_t i = lzs_take(&self.i)
+        cdef PyObject *item = item_at(<PyObject *>self.plain, i)
+        if item == NULL:
+            self.i = ENDED  # it stays there, as a list's own iterator does
             raise StopIteration
-        self.i = i + 1
-        return self.view.apply(i, self.plain[i])
+        return self.view.apply(i, owned(item))
 
 
 @cython.final
@@ -1320,8 +1373,8 @@ cdef class SmapN(Joined):
 cdef class SmapNIterator(CursorIterator):
     """A function over the next items of several sources."""
 
-    cdef object combine(self, View view, list cursors, Py_ssize_t i):
-        return (<SmapN>view).apply(i, [(<Cursor>cursor).advance(view, i) for cursor in cursors])
+    cdef object combine(self, View view, Py_ssize_t i):
+        return (<SmapN>view).apply(i, [(<Cursor>cursor).read(view, i, i) for cursor in self.cursors])
 
 
 # ---- Gather ---------------------------------------------------------------------------------------------------------
@@ -1430,28 +1483,29 @@ cdef class GatherIterator:
     """A gather; over an exact list without a detour."""
     cdef Gather view
     cdef list plain
-    cdef const char *here  # the index of the next item
-    cdef Py_ssize_t i, n, stride
+    cdef const char *first  # the index of item 0
+    cdef Py_ssize_t n, stride
+    cdef lzs_number i
 
     def __init__(self, Gather view, Py_ssize_t start):
         self.view, self.i = view, start
         self.n = view.packed.shape[0]
         if type(view.source) is list and self.n:
-            self.plain, self.here, self.stride = view.source, <const char *>&view.packed[0], view.packed.strides[0]
+            self.plain, self.first, self.stride = view.source, <const char *>&view.packed[0], view.packed.strides[0]
 
     def __iter__(self):
         return self
 
-    @cython.boundscheck(False)
     def __next__(self):
-        cdef Py_ssize_t i = self.i, j
-        if i >= self.n:
+        cdef Py_ssize_t i = lzs_take(&self.i)
+        cdef PyObject *item
+        if not within_size(i, self.n):
+            self.i = ENDED
             raise StopIteration
-        self.i = i + 1
         if self.plain is not None:
-            j = (<const int64_t *>(self.here + i * self.stride))[0]
-            if 0 <= j < PyList_GET_SIZE(self.plain):
-                return self.plain[j]
+            item = item_at(<PyObject *>self.plain, (<const int64_t *>(self.first + i * self.stride))[0])
+            if item != NULL:
+                return owned(item)
         return self.view.item(i)
 
 
@@ -1542,7 +1596,8 @@ cdef class Arange(View):
         return self.n
 
     cdef object iterate(self, Py_ssize_t start):
-        return iter(self.numbers[start:])
+        # Without a GIL, threads that share a range's own iterator are given items beyond its end.
+        return ViewIterator(self, start) if FREE_THREADED else iter(self.numbers[start:])
 
     def __contains__(self, value):
         return value in self.numbers
@@ -1646,7 +1701,7 @@ cdef class Repeat(View):
         return ()
 
     def __reduce__(self):
-        return Repeat, (self.value, self.times), self.site
+        return Repeat, (self.item(0), self.times), self.site
 
 
 # ---- Switch, case ---------------------------------------------------------------------------------------------------
@@ -1839,10 +1894,13 @@ cdef class Concatenate(Joined):
 
 @cython.final
 cdef class ConcatenateIterator:
-    """A concatenation, part by part; exact lists without a detour."""
+    """A concatenation, part by part; exact lists without a detour.
+
+    Threads: critical sections guard where it stands, and run no code of the user's.
+    """
     cdef Concatenate view
     cdef Py_ssize_t k, j, count  # the part, the next item in it, and how many it has, or UNKNOWN
-    cdef list plain  # the part if it is an exact list
+    cdef list plain  # the part if it is an exact list; the view keeps it alive
     cdef Cursor cursor  # in the part otherwise
 
     def __init__(self, Concatenate view, Py_ssize_t start):
@@ -1852,36 +1910,49 @@ cdef class ConcatenateIterator:
             self.j = start - view.offsets[self.k]
             if self.count != UNKNOWN:
                 self.j = min(self.j, self.count)
-            if self.cursor is not None:
-                self.cursor.go_to(self.j)
 
     def __iter__(self):
         return self
 
-    @cython.boundscheck(False)
     def __next__(self):
-        cdef Py_ssize_t j = self.j
-        if self.plain is not None and j < self.count and j < PyList_GET_SIZE(self.plain):
-            self.j = j + 1
-            return self.plain[j]
-        return self.next_slowly()
+        cdef Py_ssize_t k, j
+        cdef bint taken = False
+        cdef PyObject *item = NULL
+        cdef lzs_section section
+        lzs_lock(&section, <PyObject *>self)
+        k, j = self.k, self.j
+        if self.plain is not None and j < self.count:
+            taken = True
+            self.j = j + 1  # first: reading a list may let another thread into the section
+            item = item_at(<PyObject *>self.plain, j)
+        lzs_unlock(&section)
+        if item != NULL:
+            return owned(item)
+        return pull(self.view, self.view.offsets[k] + j, self.view.parts[k], j) if taken else self.next_slowly()
 
     cdef object next_slowly(self):
-        cdef Py_ssize_t i, j
-        cdef Cursor cursor
-        if self.j == self.count and not self.next_part():
+        cdef Concatenate view = self.view
+        cdef Py_ssize_t i, j, k
+        cdef Cursor cursor, _dead  # which dies outside the section
+        with cython.critical_section(self):
+            _dead = self.cursor
+            if self.j == self.count:
+                self.next_part()
+            k, j, cursor = self.k, self.j, self.cursor
+            if k < PyTuple_GET_SIZE(view.parts):
+                self.j = j + 1
+        if k == len(view.parts):
             raise StopIteration
-        cursor, j = self.cursor, self.j
-        i = self.view.offsets[min(self.k, len(self.view.parts))] + j
-        self.j = j + 1
+        i = view.offsets[k] + j
         if cursor is None:
-            return pull(self.view, i, self.plain, j)
-        if self.count != UNKNOWN:
-            return cursor.advance(self.view, i)
+            return pull(view, i, view.parts[k], j)
+        if view.n != UNKNOWN or k < len(view.parts) - 1:
+            return cursor.read(view, i, j)
         try:
-            return cursor.advance(self.view, i)
+            return cursor.read(view, i, j)
         except IndexError:
-            self.j, self.count, self.k, self.plain, self.cursor = 0, 0, len(self.view.parts), [], None
+            with cython.critical_section(self):
+                self.end()  # the cursor is ours as well, so that it does not die in here
         raise StopIteration
 
     cdef bint next_part(self) except -1:
@@ -1892,8 +1963,7 @@ cdef class ConcatenateIterator:
         while count == 0:
             k += 1
             if k >= len(parts):
-                self.k, self.j, self.count = len(parts), 0, 0
-                self.plain = []  # nothing comes any more, also if two threads have got here
+                self.end()
                 return False
             count = UNKNOWN
             if k < len(parts) - 1 or self.view.n != UNKNOWN:
@@ -1901,9 +1971,13 @@ cdef class ConcatenateIterator:
         if type(parts[k]) is list:
             plain = parts[k]
         else:
-            cursor = Cursor(parts[k], 0)
+            cursor = Cursor(parts[k])
         self.k, self.j, self.count, self.plain, self.cursor = k, 0, count, plain, cursor
         return True
+
+    cdef int end(self) except -1:
+        self.k, self.j, self.count, self.plain, self.cursor = len(self.view.parts), 0, 0, None, None
+        return 0
 
 
 def all_plain(tuple sequences):
@@ -2048,53 +2122,96 @@ cdef class Interleave(Joined):
 
 @cython.final
 cdef class InterleaveIterator:
-    """An interleave, row by row."""
+    """An interleave, row by row.
+
+    Threads: critical sections guard where it stands, and run no code of the user's.
+    """
     cdef Interleave view
     cdef list active, sizes  # the cursors of the parts that have not ended, and their lengths
+    cdef Py_ssize_t width  # how many these are
+    cdef Py_ssize_t edge  # the row where they change
     cdef Py_ssize_t i, turn, row, level
 
     def __init__(self, Interleave view):
         self.view = view
-        self.active = [Cursor(part, 0) for part in view.parts]
+        self.active = [Cursor(part) for part in view.parts]
         self.sizes = view.sizes
-        self.turn = len(self.active)
+        self.turn = self.width = len(self.active)
         self.row = -1
 
     def __iter__(self):
         return self
 
-    @cython.boundscheck(False)
     def __next__(self):
-        cdef Cursor cursor
-        cdef Py_ssize_t i = self.i, turn = self.turn
-        if turn == PyList_GET_SIZE(self.active):
-            if not self.next_row():
-                raise StopIteration
-            turn = 0
-        cursor = <Cursor>self.active[turn]
-        self.turn = turn + 1
-        self.i = i + 1
-        if cursor.plain is not None and self.row < PyList_GET_SIZE(cursor.plain):
-            return cursor.plain[self.row]
-        cursor.j = self.row
-        if self.view.n != UNKNOWN:
-            return cursor.advance(self.view, i)
-        try:
-            return cursor.advance(self.view, i)
-        except IndexError:
-            self.active = []
+        cdef Py_ssize_t i, row
+        cdef PyObject *plain = NULL
+        cdef PyObject *item = NULL
+        cdef lzs_section section
+        lzs_lock(&section, <PyObject *>self)
+        if self.turn == self.width and self.row + 1 < self.edge:
+            self.row += 1
             self.turn = 0
+        i, row = self.i, self.row
+        if self.turn < self.width:
+            # Nobody else changes this list, and the view keeps what is in the cursor alive.
+            plain = <PyObject *>(<Cursor>lent_item(<PyObject *>self.active, self.turn)).plain
+            if plain != <PyObject *>None:
+                self.turn += 1
+                self.i = i + 1
+                item = item_at(plain, row)
+        lzs_unlock(&section)
+        if item != NULL:
+            return owned(item)
+        if plain == NULL or plain == <PyObject *>None:
+            return self.next_slowly()
+        return self.finish(i, Cursor(<object>plain), row)
+
+    cdef object next_slowly(self):
+        cdef Cursor cursor = None
+        cdef Py_ssize_t i, row
+        cdef object _dead  # see RecentStore.put
+        with cython.critical_section(self):
+            if self.turn == self.width:
+                _dead = self.active
+                self.next_row()
+            if self.turn < self.width:
+                cursor = <Cursor>PyList_GET_ITEM(self.active, self.turn)
+                self.turn += 1
+            i, row = self.i, self.row
+            self.i = i + 1
+        if cursor is None:
+            raise StopIteration
+        return self.finish(i, cursor, row)
+
+    cdef object finish(self, Py_ssize_t i, Cursor cursor, Py_ssize_t row):
+        """Item i, from that row of the cursor's part."""
+        if self.view.n != UNKNOWN:
+            return cursor.read(self.view, i, row)
+        try:
+            return cursor.read(self.view, i, row)
+        except IndexError:
+            self.end()
         raise StopIteration
 
-    cdef bint next_row(self) except -1:
+    cdef int next_row(self) except -1:
         """Begin a row, with the parts that reach into it."""
+        cdef list rest
         self.row += 1
         self.turn = 0
-        if self.row == 0 or (self.level < self.view.levels and self.row == self.view.row[self.level]):
+        if self.row == self.edge:
             self.level += 1
+            self.edge = self.view.row[self.level] if self.level < self.view.levels else PY_SSIZE_T_MAX
             rest = [k for k, size in enumerate(self.sizes) if size > self.row or size == UNKNOWN]
-            self.active, self.sizes = [self.active[k] for k in rest], [self.sizes[k] for k in rest]
-        return len(self.active) > 0
+            self.sizes = [self.sizes[k] for k in rest]
+            self.active = [self.active[k] for k in rest]
+            self.width = len(rest)
+        return 0
+
+    cdef int end(self) except -1:
+        cdef object _dead  # see RecentStore.put
+        with cython.critical_section(self):
+            _dead, self.active, self.sizes, self.width, self.turn = self.active, [], [], 0, 0
+        return 0
 
 
 # ---- Collate --------------------------------------------------------------------------------------------------------
@@ -2128,8 +2245,9 @@ cdef class Collate(Joined):
         return 0
 
     cdef object iterate(self, Py_ssize_t start):
-        if start == 0 and all([type(part) in (list, tuple, range) for part in self.parts]):
-            return zip(*self.parts)  # nothing can go wrong in these
+        # Nothing can go wrong in these; but without a GIL, threads cannot share a zip.
+        if not FREE_THREADED and start == 0 and all([type(part) in (list, tuple, range) for part in self.parts]):
+            return zip(*self.parts)
         return CollateIterator(self, start)
 
     def __reduce__(self):
@@ -2140,11 +2258,11 @@ cdef class Collate(Joined):
 cdef class CollateIterator(CursorIterator):
     """Tuples of the next items."""
 
-    cdef object combine(self, View view, list cursors, Py_ssize_t i):
-        cdef Py_ssize_t k, n = PyList_GET_SIZE(cursors)
+    cdef object combine(self, View view, Py_ssize_t i):
+        cdef Py_ssize_t k, n = PyList_GET_SIZE(self.cursors)
         cdef tuple values = PyTuple_New(n)
         for k in range(n):
-            value = (<Cursor>PyList_GET_ITEM(cursors, k)).advance(view, i)
+            value = self.cursor(k).read(view, i, i)
             Py_INCREF(value)  # which the tuple takes
             PyTuple_SET_ITEM(values, k, value)
         return values
@@ -2183,7 +2301,9 @@ cdef class Batch(Derived):
         cdef Py_ssize_t stop = start + self.k if start <= PY_SSIZE_T_MAX - self.k else PY_SSIZE_T_MAX
         cdef list values
         if type(self.source) is list and self.collate_fn is None and stop <= PyList_GET_SIZE(self.source):
-            return (<list>self.source)[start:stop]
+            values = (<list>self.source)[start:stop]
+            if PyList_GET_SIZE(values) == self.k:  # else another thread has cut the list
+                return values
         n = size_of(self.source)
         if n != UNKNOWN:
             stop = min(stop, n)
@@ -2305,19 +2425,16 @@ cdef class Batch(Derived):
 cdef class BatchIterator(CursorIterator):
     """Batches of the next items of a view."""
 
-    cdef Py_ssize_t first(self, Py_ssize_t i) except -1:
-        return (<Batch>self.view).begin(i)
-
-    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+    cdef object combine(self, View view, Py_ssize_t i):
         cdef Batch batches = <Batch>view
-        cdef Cursor cursor = <Cursor>cursors[0]
-        cdef Py_ssize_t count = batches.k, n = size_of(batches.source)
+        cdef Cursor cursor = self.cursor(0)
+        cdef Py_ssize_t start = batches.begin(i), count = batches.k, n = size_of(batches.source)
         cdef list values = []
         if n != UNKNOWN:
-            count = min(count, n - i * batches.k)
+            count = min(count, n - start)
         while len(values) < count:
             try:
-                values.append(cursor.advance(view, i))
+                values.append(cursor.read(view, i, start + len(values)))
             except IndexError:
                 if n != UNKNOWN:
                     raise
@@ -2353,8 +2470,11 @@ cdef class Unbatch(Derived):
 
     cdef inline object member(self, Py_ssize_t i, object batch):
         """Item i out of its batch."""
-        if type(batch) is list and i % self.k < PyList_GET_SIZE(batch):
-            return (<list>batch)[i % self.k]
+        cdef PyObject *item
+        if type(batch) is list:
+            item = item_at(<PyObject *>batch, i % self.k)
+            if item != NULL:
+                return owned(item)
         return self.member_with_care(i, batch)
 
     cdef object member_with_care(self, Py_ssize_t i, object batch):
@@ -2447,74 +2567,100 @@ cdef class FlatIterator(CursorIterator):
 
     def __init__(self, Unbatch view, Py_ssize_t start):
         self.view, self.i = view, start
-        self.cursors = [Cursor(view.flat, start)]
+        self.cursors = [Cursor(view.flat)]
 
-    cdef object combine(self, View view, list cursors, Py_ssize_t i):
-        return (<Cursor>cursors[0]).advance(view, i) if (<Unbatch>view).is_flat(i) else view.item(i)
+    cdef object combine(self, View view, Py_ssize_t i):
+        return self.cursor(0).read(view, i, i) if (<Unbatch>view).is_flat(i) else view.item(i)
 
 
 @cython.final
 cdef class UnbatchIterator:
-    """The items of an unbatch, reading each batch once; exact lists without a detour."""
+    """The items of an unbatch, reading each batch once; exact lists without a detour.
+
+    Threads: critical sections guard where it stands and the batch that it holds, and run no code of the user's. Threads
+    that want items of a batch which none of them holds yet each read it.
+    """
     cdef Unbatch view
     cdef Py_ssize_t i
-    cdef list plain  # the batch if it is an exact list
-    cdef Py_ssize_t j, count  # the next item in it, and how many it has to give
     cdef Py_ssize_t held  # which batch `batch` is, -1: none
     cdef object batch
+    cdef list plain  # the same if it is an exact list
+    cdef Py_ssize_t begin, count  # its first item, and how many it has to give
     cdef Cursor batches
 
     def __init__(self, Unbatch view, Py_ssize_t start):
         self.view, self.i = view, start
-        self.batches = Cursor(view.source, start // view.k)
+        self.batches = Cursor(view.source)
         self.held = -1
 
     def __iter__(self):
         return self
 
-    @cython.boundscheck(False)
     def __next__(self):
-        cdef Py_ssize_t j = self.j
-        if self.plain is not None and j < self.count and j < PyList_GET_SIZE(self.plain):
-            self.i += 1
-            self.j = j + 1
-            return self.plain[j]
-        return self.next_slowly()
+        cdef Py_ssize_t i, j
+        cdef bint taken = False
+        cdef PyObject *item = NULL
+        cdef list _batch  # ours as well: reading it may let another thread in here, which puts the next in its place
+        cdef lzs_section section
+        lzs_lock(&section, <PyObject *>self)
+        i = self.i
+        j = i - self.begin
+        if self.plain is not None and j < self.count and j < list_size(<PyObject *>self.plain):
+            taken = True
+            self.i = i + 1
+            if FREE_THREADED:
+                _batch = self.plain
+            item = item_at(<PyObject *>self.plain, j)
+        lzs_unlock(&section)
+        if item != NULL:
+            return owned(item)
+        return self.view.item(i) if taken else self.next_slowly()
 
     cdef object next_slowly(self):
         cdef Unbatch view = self.view
-        cdef Py_ssize_t i = self.i, n
-        self.plain = None
-        if view is None:
-            raise StopIteration
-        n = view.size()
-        if i < n or n == UNKNOWN:
+        cdef Py_ssize_t i, b, n = view.size()
+        cdef bint ended, held = False
+        cdef object _dead, batch = None  # see RecentStore.put
+        cdef lzs_section section
+        lzs_lock(&section, <PyObject *>self)
+        i = self.i
+        b = i // view.k
+        ended = i < 0 or not within_size(i, n)
+        if not ended:
             self.i = i + 1
+            held = b == self.held
+            if held:
+                batch = self.batch
+            else:
+                _dead, self.held, self.batch, self.plain = self.batch, -1, None, None
+        lzs_unlock(&section)
+        if not ended:
             try:
-                if i // view.k != self.held:
-                    self.hold(view, i, n)
-                return view.member(i, self.batch)
+                if not held:
+                    _dead = None  # rather than two batches at once
+                    batch = self.hold(view, i, n)
+                return view.member(i, batch)
             except IndexError:
                 if n != UNKNOWN:
                     raise
-        self.view = self.batch = self.batches = None
+        with cython.critical_section(self):
+            _dead, self.batch, self.plain = self.batch, None, None
+            self.i, self.held = ENDED, PY_SSIZE_T_MAX  # so that no batch that comes late is held
+        self.batches.drop()
         raise StopIteration
 
-    cdef int hold(self, Unbatch view, Py_ssize_t i, Py_ssize_t n) except -1:
-        """Read the batch of item i."""
-        cdef Cursor batches = self.batches
+    cdef object hold(self, Unbatch view, Py_ssize_t i, Py_ssize_t n):
+        """The batch of item i, kept for the items after it unless another thread keeps a later one."""
         cdef Py_ssize_t b = i // view.k, count = view.k
-        self.held, self.batch = -1, None
-        if batches is None:
-            raise IndexError("unbatch: the iterator has ended")
-        batches.go_to(b)  # only after an error has it to move
-        batch = batches.advance(view, i)
-        self.held, self.batch = b, batch
-        if type(batch) is list:
-            if n != UNKNOWN:
-                count = min(count, n - b * view.k)
-            self.plain, self.j, self.count = batch, i % view.k + 1, count
-        return 0
+        cdef object _dead, batch = self.batches.read(view, i, b)
+        if n != UNKNOWN:
+            count = min(count, n - b * view.k)
+        with cython.critical_section(self):
+            if b > self.held:
+                _dead, self.batch = self.batch, batch
+                self.held, self.begin, self.count = b, b * view.k, count
+                self.plain = batch if type(batch) is list else None
+        return batch
 
 
 # ---- Split ----------------------------------------------------------------------------------------------------------
@@ -2640,7 +2786,9 @@ cdef class Uniter(View):
         return (self.iterable,)
 
     def __reduce__(self):
-        return Uniter, (self.iterable, self.cache_size, self.n_parallel, self.n, self.started), self.site
+        with self.lock:
+            started = self.started
+        return Uniter, (self.iterable, self.cache_size, self.n_parallel, self.n, started), self.site
 
 
 # ---- Debug, monitor -------------------------------------------------------------------------------------------------
@@ -2759,9 +2907,9 @@ cdef class Monitor(Derived):
 cdef class MonitorIterator(CursorIterator):
     """The next item, and how long it takes."""
 
-    cdef object combine(self, View view, list cursors, Py_ssize_t i):
+    cdef object combine(self, View view, Py_ssize_t i):
         cdef double start = perf_counter()
-        value = (<Cursor>cursors[0]).advance(view, i)
+        value = self.cursor(0).read(view, i, i)
         (<Monitor>view).note(1, perf_counter() - start)
         return value
 
@@ -2770,17 +2918,25 @@ cdef class MonitorIterator(CursorIterator):
 
 
 cdef class Store:
-    """Where a cache keeps what it has computed: at most `limit` values (-1: any number)."""
+    """Where a cache keeps what it has computed: at most `limit` values (-1: any number).
+
+    Threads: `begun` and `done` count assignments to the source. The first changes within the guard of the other fields,
+    together with the key's removal, and `put` looks at it in there: while there is an assignment, the source alone has
+    the value, and nothing is kept that was computed meanwhile. So nobody reads an old value after a new one.
+    """
     cdef Py_ssize_t limit
+    cdef lzs_number begun, done
 
     cdef object lookup(self, object key):
         """The value, or MISSING."""
         raise NotImplementedError
 
-    cdef int put(self, object key, object value) except -1:
+    cdef int put(self, object key, object value, Py_ssize_t done) except -1:
+        """Keep the value, unless another assignment has begun since so many were done."""
         raise NotImplementedError
 
-    cdef int forget(self, object key) except -1:
+    cdef int begin_assignment(self, object key) except -1:
+        """Forget the key's value, which is about to change in the source."""
         raise NotImplementedError
 
 
@@ -2842,38 +2998,46 @@ cdef class RecentStore(Store):
                 self.link_newest(slot)
         return value
 
-    cdef int put(self, object key, object value) except -1:
+    cdef int put(self, object key, object value, Py_ssize_t done) except -1:
         cdef object _dead = None  # what is dropped dies at the end of the function, outside the section
         cdef Py_ssize_t slot
         if self.limit == 0:
             return 0
         with cython.critical_section(self):
-            found = self.slots.get(key)
-            if found is not None:
-                slot = found
-                self.unlink(slot)
-            elif len(self.slots) == self.limit:
-                slot = self.links[0].newer
-                self.unlink(slot)
-                del self.slots[self.keys[slot]]
-            elif self.free:
-                slot = self.free.pop()
-            else:
-                slot = len(self.keys)
-                if slot == self.room:
-                    self.grow(2 * slot)
-                self.keys.append(None)
-                self.values.append(None)
-            _dead = self.values[slot]
-            self.keys[slot], self.values[slot] = key, value
-            self.slots[key] = slot
-            self.link_newest(slot)
+            if done == self.begun:
+                slot = self.slot_for(key)
+                _dead = self.values[slot]
+                self.keys[slot], self.values[slot] = key, value
+                self.slots[key] = slot
+                self.link_newest(slot)
         return 0
 
-    cdef int forget(self, object key) except -1:
+    cdef Py_ssize_t slot_for(self, object key) except -1:
+        """A slot that is not linked: the key's own, an empty one, or the one used longest ago."""
+        cdef Py_ssize_t slot
+        found = self.slots.get(key)
+        if found is not None:
+            slot = found
+            self.unlink(slot)
+        elif len(self.slots) == self.limit:
+            slot = self.links[0].newer
+            self.unlink(slot)
+            del self.slots[self.keys[slot]]
+        elif self.free:
+            slot = self.free.pop()
+        else:
+            slot = len(self.keys)
+            if slot == self.room:
+                self.grow(2 * slot)
+            self.keys.append(None)
+            self.values.append(None)
+        return slot
+
+    cdef int begin_assignment(self, object key) except -1:
         cdef object _dead = None  # see put
         cdef Py_ssize_t slot
         with cython.critical_section(self):
+            lzs_take(&self.begun)
             found = self.slots.pop(key, None)
             if found is not None:
                 slot = found
@@ -2908,10 +3072,12 @@ cdef class MappingStore(Store):
             self.used.move_to_end(key)
             return value
 
-    cdef int put(self, object key, object value) except -1:
+    cdef int put(self, object key, object value, Py_ssize_t done) except -1:
         if self.limit == 0:
             return 0
         with self.lock:
+            if done != self.begun:
+                return 0
             self.mapping[key] = value
             self.used.pop(key, None)
             while 0 <= self.limit < len(self.mapping):
@@ -2927,8 +3093,9 @@ cdef class MappingStore(Store):
                     return key
         return self.used.popitem(last=False)[0]
 
-    cdef int forget(self, object key) except -1:
+    cdef int begin_assignment(self, object key) except -1:
         with self.lock:
+            lzs_take(&self.begun)
             self.used.pop(key, None)
             self.mapping.pop(key, None)
         return 0
@@ -2942,6 +3109,7 @@ cdef class Flight:
     """
     cdef object over  # a lock, held until the computation has ended
     cdef object value  # MISSING until it has succeeded
+    cdef Py_ssize_t done  # how many assignments were, when it began
 
     def __init__(self):
         self.over = allocate_lock()
@@ -2956,14 +3124,13 @@ cdef class Cache(Derived):
     One thread computes a key while the others that want it wait; other keys go on. A thread that is computing never
     waits: two items that read each other's keys from two threads would wait for ever.
 
-    Threads: `flights`, `computing` and `writes` change only in critical sections that run no code of the user's and
-    so are atomic under a GIL as well; nothing is held while an item is computed or a mapping of the user's is asked.
+    Threads: `flights` and `computing` change only in critical sections that run no code of the user's and so are
+    atomic under a GIL as well; nothing is held while an item is computed or a mapping of the user's is asked.
     """
     cdef readonly object cache_size, cache  # as add_cache was given them
     cdef Store store
     cdef dict flights  # key -> Flight
     cdef dict computing  # thread -> the keys that it computes, outermost first
-    cdef Py_ssize_t writes  # counts assignments: a value computed across one may be stale
 
     def __init__(self, source, cache_size, cache, Store store):
         self.cache_size, self.cache, self.store = cache_size, cache, store
@@ -2985,6 +3152,9 @@ cdef class Cache(Derived):
             with cython.critical_section(self):
                 keys = self.computing.get(thread)
                 flight = self.flights.get(key)
+                mine.done = self.store.done
+                if flight is not None and flight.done != self.store.begun:
+                    _stale, flight = flight, None  # it may have read what an assignment has replaced since
                 if keys is None and flight is None:
                     self.computing[thread] = keys = new_keys
                     self.flights[key] = mine
@@ -3000,15 +3170,12 @@ cdef class Cache(Derived):
 
     cdef object compute(self, Py_ssize_t i, list keys, Flight mine):
         cdef object key = i, thread = get_ident(), value = MISSING
-        cdef Py_ssize_t writes = self.writes
         keys.append(key)  # a thread's list is its own
         try:
             value = self.store.lookup(key)  # it may have landed between our look and our take-off
             if value is MISSING:
                 value = pull(self, i, self.source, i)
-                self.store.put(key, value)
-                if writes != self.writes:
-                    self.store.forget(key)
+                self.store.put(key, value, mine.done)
             mine.value = value
             return value
         finally:
@@ -3021,12 +3188,12 @@ cdef class Cache(Derived):
             mine.over.release()
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
-        """Write to the source, and forget what was computed or is being computed from the old value."""
-        store(self.source, i, value)
-        with cython.critical_section(self):
-            self.writes += 1
-            self.flights.pop(i, None)
-        return self.store.forget(i)
+        """Forget what was computed from the old value, and write to the source; see Store and miss."""
+        try:
+            self.store.begin_assignment(i)
+            return store(self.source, i, value)
+        finally:
+            lzs_take(&self.store.done)
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
