@@ -1,7 +1,7 @@
 """What Python sees and uses of the views."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
-from typing import Any, Literal, Protocol, SupportsIndex, final, overload, type_check_only
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, final, overload, type_check_only
 
 from numpy.typing import DTypeLike, NDArray
 
@@ -143,6 +143,35 @@ class Monitor(Derived[T_co]):
     def throughput(self) -> float: ...
     def reset(self) -> None: ...
 
+class CacheInfo(NamedTuple):
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
+    max_bytes: int | None
+    currbytes: int | None
+
+@final
+class Cache(Derived[T_co]):
+    def __init__(
+        self,
+        source: Source[T_co],
+        cache_size: int | None,
+        cache: MutableMapping[int, Any] | None,
+        max_bytes: int | None,
+        item_size: Callable[[Any], SupportsIndex],
+    ) -> None: ...
+    @property
+    def cache_size(self) -> int | None: ...
+    @property
+    def cache(self) -> MutableMapping[int, Any] | None: ...
+    @property
+    def max_bytes(self) -> int | None: ...
+    @property
+    def item_size(self) -> Callable[[Any], SupportsIndex]: ...
+    def cache_info(self) -> CacheInfo: ...
+    def cache_clear(self) -> None: ...
+
 @final
 class Guard(Derived[T_co]):
     def __init__(
@@ -167,4 +196,3 @@ unbounded: int
 def length(source: Source[object]) -> int | None: ...
 def all_plain(sequences: tuple[Source[object], ...]) -> bool: ...
 def gather(source: Source[T], indexes: Source[SupportsIndex]) -> View[T]: ...
-def add_cache(source: Source[T], cache_size: int | None, cache: MutableMapping[int, Any] | None) -> View[T]: ...

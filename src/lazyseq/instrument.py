@@ -136,6 +136,10 @@ _BULK: dict[str | None, str] = {"block": ", read as blocks", "items": ", read to
 
 def _state(view: View[object]) -> str:
     """What has happened to a view so far."""
+    if isinstance(view, _core.Cache):
+        info = view.cache_info()
+        size = "" if info.currbytes is None else f" of {info.currbytes} bytes"
+        return f", {info.hits} hits, {info.misses} misses, {info.currsize} kept{size}"
     if isinstance(view, _core.Guard) and view.failures:
         return f", {len(view.failures)} failed"
     return ""
