@@ -2924,9 +2924,9 @@ CacheInfo = namedtuple("CacheInfo", ["hits", "misses", "maxsize", "currsize", "m
 cdef class Store:
     """Where a cache keeps what it has computed: at most `limit` values of `max_bytes` together (-1: any number).
 
-    Threads: all fields change within one guard, each class's own. `begun` and `done` count assignments to the source. The
-    first changes together with the key's removal, and `put` looks at it: while there is an assignment, the source alone
-    has the value, and nothing is kept that was computed meanwhile. So nobody reads an old value after a new one.
+    Threads: all fields change within one guard, each class's own. `begun` and `done` count assignments to the source.
+    The first changes together with the key's removal, and `put` looks at it: while there is an assignment, the source
+    alone has the value, and nothing is kept that was computed meanwhile. So nobody reads an old value after a new one.
     """
     cdef Py_ssize_t limit, max_bytes, bytes
     cdef lzs_number begun, done, hits, misses
@@ -3079,8 +3079,8 @@ cdef class RecentStore(Store):
 cdef class MappingStore(Store):
     """A mapping of the user's, used by one thread at a time: few of them are made for more.
 
-    Beyond a limit, what the mapping held already and nobody used goes first, then what was used longest ago. What it held
-    counts for the bytes from its first use on: to measure all of it would be to read all of it.
+    Beyond a limit, what the mapping held already and nobody used goes first, then what was used longest ago. What it
+    held counts for the bytes from its first use on: to measure all of it would be to read all of it.
     """
     cdef object mapping
     cdef object used  # key -> bytes, the one used last at the end
@@ -3203,8 +3203,8 @@ cdef class Cache(Derived):
         """Return how often items were found and computed, and what is kept.
 
         Returns:
-            CacheInfo: hits, misses, maxsize (cache_size), currsize (how many are kept), max_bytes, currbytes (None where
-            there is no max_bytes).
+            CacheInfo: hits, misses, maxsize (cache_size), currsize (how many are kept), max_bytes, currbytes (None
+            where there is no max_bytes).
         """
         cdef Store store = self.store
         bytes = None if self.max_bytes is None else store.bytes
@@ -3337,7 +3337,7 @@ cdef class Cache(Derived):
     cdef dict compute_together(self, dict flights):
         cdef Py_ssize_t k, n = len(flights)
         cdef Py_ssize_t[::1] wanted = numpy.fromiter(flights, numpy.intp, n)
-        cdef object thread = get_ident(), value
+        cdef object thread = get_ident()
         cdef Flight mine
         cdef list values
         try:

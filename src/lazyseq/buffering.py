@@ -28,10 +28,10 @@ def add_cache(
 ) -> Cache[T]:
     """Return a view that keeps the items that were read last.
 
-    ``add_cache(xs)[i] is xs[i]``, computed once for as long as it is kept. Beyond cache_size or max_bytes, the items used
-    longest ago are dropped (LRU). Threads that want the same missing item compute it once, those that want different ones
-    side by side; errors are not kept. Iteration and batches read what is missing together, where that shares work. An
-    assignment goes to the source, and the cache forgets the item.
+    ``add_cache(xs)[i] is xs[i]``, computed once for as long as it is kept. Beyond cache_size or max_bytes, the items
+    used longest ago are dropped (LRU). Threads that want the same missing item compute it once, those that want
+    different ones side by side; errors are not kept. Iteration and batches read what is missing together, where that
+    shares work. An assignment goes to the source, and the cache forgets the item.
 
     Args:
         arr (Sequence): the items.
@@ -84,9 +84,9 @@ def add_cache(
 def default_sizeof(item: Any) -> int:
     """About how much memory an item takes, in bytes: what add_cache goes by.
 
-    ``nbytes`` of arrays, tensors and whatever else has it, the length of bytes and text, width x height x bands of a Pillow
-    image, for tuples, lists and dicts (not for classes that extend them) the sum over their items, and ``sys.getsizeof``
-    for all else, which leaves out what an object refers to.
+    ``nbytes`` of arrays, tensors and whatever else has it, the length of bytes and text, width x height x bands of a
+    Pillow image, for tuples, lists and dicts (not for classes that extend them) the sum over their items, and
+    ``sys.getsizeof`` for all else, which leaves out what an object refers to.
     """
     if isinstance(item, (bytes, bytearray, str)):
         return len(item)

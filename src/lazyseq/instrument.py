@@ -138,6 +138,8 @@ def _state(view: View[object]) -> str:
     """What has happened to a view so far."""
     if isinstance(view, _core.Cache):
         info = view.cache_info()
+        if not (info.hits or info.misses or info.currsize):
+            return ""
         size = "" if info.currbytes is None else f" of {info.currbytes} bytes"
         return f", {info.hits} hits, {info.misses} misses, {info.currsize} kept{size}"
     if isinstance(view, _core.Guard) and view.failures:
