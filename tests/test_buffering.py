@@ -2,17 +2,27 @@
 
 import collections
 import gc
+import itertools
 import operator
+import os
 import pickle
+import random
 import shelve
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lazyseq import EvaluationError, add_cache, smap
+from lazyseq import EvaluationError, add_cache, batch, smap, unbatch
+from lazyseq.buffering import default_sizeof
+from lazyseq.instrument import debug
 
 
 def noting(function=lambda x: x):
@@ -330,3 +340,237 @@ def test_ctrl_c_reaches_a_thread_that_waits():
     """)
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
     assert (result.stdout, result.stderr) == ("interrupted\n", "")
+
+
+# ---- Bytes ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_in_bytes():
+    f, calls = noting(lambda n: b"x" * n)
+    view = add_cache(smap(f, [3, 4, 5, 1, 99, 0]), max_bytes=10)
+    assert [len(view[i]) for i in (0, 1, 0)] == [3, 4, 3]
+    assert view.cache_info() == (1, 2, None, 2, 10, 7)
+    assert len(view[2]) == 5  # 4 goes, which was used longest ago
+    assert view.cache_info() == (1, 3, None, 2, 10, 8)
+    assert len(view[4]) == 99  # larger than all: returned, and nothing goes for it
+    assert view.cache_info().currbytes == 8 and [len(view[i]) for i in (0, 2)] == [3, 5] and len(calls) == 4
+    assert view[5] == b"" and view.cache_info().currsize == 3
+    both = add_cache(smap(f, [3, 4, 5]), 1, max_bytes=100)
+    assert [len(x) for x in both] == [3, 4, 5] and both.cache_info() == (0, 3, 1, 1, 100, 5)
+
+
+class LruModel(RuleBasedStateMachine):
+    """A cache beside the least that does the same: an ordered dict of sizes."""
+
+    @initialize(limit=st.sampled_from([None, 0, 1, 3, 10]), most=st.sampled_from([None, 0, 5, 20]), own=st.booleans())
+    def make(self, limit, most, own):
+        self.limit, self.most = limit, most
+        if limit is None and most is None:
+            self.limit = 1 if own else None
+        self.values, self.kept = list(range(12)), collections.OrderedDict()
+        self.calls, self.expected_calls, self.hits, self.misses = [], [], 0, 0
+        self.view = add_cache(
+            debug(self.values, lambda i, x: self.calls.append(x)), limit, None if own else {},
+            max_bytes=most, sizeof=None if most is None else lambda x: x % 7,
+        )  # fmt: skip
+
+    def expect(self, i):
+        if i in self.kept:
+            self.kept.move_to_end(i)
+            self.hits += 1
+            return
+        self.expected_calls.append(self.values[i])
+        self.misses += 1
+        self.keep(i)
+
+    def keep(self, i):
+        size = self.values[i] % 7
+        if self.limit == 0 or (self.most is not None and size > self.most):
+            return
+        self.kept[i] = size
+        while (self.limit is not None and len(self.kept) > self.limit) or (
+            self.most is not None and sum(self.kept.values()) > self.most
+        ):
+            self.kept.popitem(last=False)
+
+    @rule(i=st.integers(0, 11))
+    def read(self, i):
+        self.expect(i)
+        assert self.view[i] == self.values[i]
+
+    @rule(indices=st.lists(st.integers(0, 11), max_size=6))
+    def read_many(self, indices):
+        for i in indices:
+            self.expect(i)
+        assert self.view.__getitems__(indices) == [self.values[i] for i in indices]
+
+    @rule(n=st.integers(0, 12))
+    def iterate(self, n):
+        for i in range(n):
+            self.expect(i)
+        assert list(itertools.islice(self.view, n)) == self.values[:n]
+
+    @rule(i=st.integers(0, 11), value=st.integers(0, 30))
+    def assign(self, i, value):
+        self.view[i] = value
+        assert self.values[i] == value
+        self.kept.pop(i, None)
+
+    @rule()
+    def clear(self):
+        self.view.cache_clear()
+        self.kept.clear()
+        self.hits = self.misses = 0
+
+    @invariant()
+    def same(self):
+        if not hasattr(self, "view"):
+            return
+        assert self.calls == self.expected_calls
+        info = self.view.cache_info()
+        assert (info.hits, info.misses, info.currsize) == (self.hits, self.misses, len(self.kept))
+        assert info.currbytes == (None if self.most is None else sum(self.kept.values()))
+
+
+TestLruModel = LruModel.TestCase
+TestLruModel.settings = settings(deadline=None, max_examples=150)
+
+
+def test_sizes_by_default():
+    numpy = pytest.importorskip("numpy")
+    image = pytest.importorskip("PIL.Image")
+    assert default_sizeof(numpy.zeros((3, 4), numpy.int16)) == 24
+    assert default_sizeof(b"abc") == 3 and default_sizeof("abc") == 3
+    assert default_sizeof(image.new("RGB", (4, 5))) == 60
+    assert default_sizeof(object()) == sys.getsizeof(object())
+    pair = (numpy.zeros(1000), 7)
+    assert default_sizeof(pair) == sys.getsizeof(pair) + 8000 + sys.getsizeof(7)
+    assert default_sizeof({"x": pair}) > 8000
+
+
+@pytest.mark.parametrize(
+    "wrong, text", [(lambda x: -1, "got -1"), (lambda x: 1.5, "float"), (lambda x: 1 // 0, "zero")]
+)
+def test_a_sizeof_that_fails_is_the_items_error(wrong, text):
+    view = add_cache(["a", "b"], max_bytes=10, sizeof=wrong)
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match="failed to evaluate item 1 of cache") as caught:
+            view[1]
+        assert text in str(caught.value.__cause__)
+
+
+def test_clearing():
+    f, calls = noting()
+    view = add_cache(smap(f, range(5)), 3, max_bytes=10**6)
+    assert list(view) == list(range(5))
+    view.cache_clear()
+    assert view.cache_info() == (0, 0, 3, 0, 10**6, 0)
+    assert view[4] == 4 and len(calls) == 6
+    kept = {}
+    view = add_cache(smap(f, range(5)), cache=kept)
+    assert view[1] == 1 and kept == {1: 1}
+    view.cache_clear()
+    assert kept == {}
+
+
+def test_what_is_computed_while_the_cache_is_cleared_is_not_kept():
+    view = add_cache(smap(lambda x: view.cache_clear() or x, range(3)), 3)
+    assert view[1] == 1 and view.cache_info().currsize == 0
+
+
+# ---- What is missing, together --------------------------------------------------------------------------------------
+
+
+def test_a_batch_reads_what_is_missing_together():
+    f, loads = noting(lambda k: [10 * k + j for j in range(10)])
+    view = add_cache(unbatch(smap(f, range(5)), 10), 100)
+    assert view.bulk == "items"
+    assert view.__getitems__([3, 25, 4, 3, 21]) == [3, 25, 4, 3, 21]
+    assert loads == [0, 2] and view.cache_info()[:2] == (0, 4)
+    assert batch(view, 10)[2] == list(range(20, 30)) and loads == [0, 2, 2]
+    assert batch(view, 10)[2] == list(range(20, 30)) and loads == [0, 2, 2]
+
+
+def test_iteration_computes_what_its_neighbours_share_once():
+    f, loads = noting(lambda k: [10 * k + j for j in range(10)])
+    view = add_cache(unbatch(smap(f, range(5)), 10), 100)
+    assert view[12] == 12
+    assert list(view) == list(range(50))
+    assert loads.count(0) == loads.count(2) == 1
+    assert list(view) == list(range(50)) and len(loads) <= 7
+
+
+def test_a_batch_and_threads_compute_each_item_once():
+    def slow(k):
+        time.sleep(0.002)
+        return [5 * k + j for j in range(5)]
+
+    computed = []
+    items = smap(lambda x: computed.append(x) or x, unbatch(smap(slow, range(40)), 5))
+    view = add_cache(items, 200)
+    wanted = [random.Random(k).sample(range(200), 60) for k in range(6)]
+    assert run_all(*[lambda k=k: view.__getitems__(wanted[k]) for k in range(6)]) == wanted
+    assert sorted(computed) == sorted(set().union(*wanted))
+
+
+def test_a_batch_that_fails_keeps_nothing_and_lets_others_compute():
+    first = threading.Event()
+
+    def fail_first(x):
+        if not first.is_set():
+            first.set()
+            raise OSError
+        return x
+
+    view = add_cache(smap(fail_first, unbatch([[0, 1], [2, 3]], 2)), 10)
+    with pytest.raises(EvaluationError):
+        view.__getitems__([0, 1, 2])
+    assert view.cache_info().currsize == 0 and view.__getitems__([0, 1, 2]) == [0, 1, 2]
+
+
+# ---- Mappings that fail, processes that fork ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", ["__getitem__", "__setitem__"])
+def test_the_error_of_a_mapping_names_the_item(fails):
+    class Broken(dict):
+        pass
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    setattr(Broken, fails, fail)
+    with pytest.raises(EvaluationError, match="failed to evaluate item 2 of cache") as caught:
+        add_cache("abcd", cache=Broken())[2]
+    assert str(caught.value.__cause__) == "no space left"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("cache", [None, {}])
+def test_a_child_that_is_forked_during_a_computation_computes_itself(cache):
+    computing, release = threading.Event(), threading.Event()
+
+    def slow(x):
+        if os.getpid() == parent:
+            computing.set()
+            release.wait(60)
+        return x
+
+    parent = os.getpid()
+    view = add_cache(smap(slow, range(3)), 3, cache)
+    thread = threading.Thread(target=view.__getitem__, args=(1,))
+    thread.start()
+    computing.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if view[1] == 1 and view[2] == 2 else 1)
+    deadline = time.monotonic() + 20
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    release.set()
+    thread.join()
+    assert ended == (child, 0)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from lazyseq import (
     EvaluationError,
-    add_cache,
     arange,
     batch,
     case,
@@ -26,6 +25,7 @@ from lazyseq import (
     starmap,
     switch,
     unbatch,
+    uniter,
 )
 from lazyseq.instrument import debug, monitor_throughput
 
@@ -174,7 +174,7 @@ def test_without_shared_work_items_are_read_one_after_the_other():
     assert calls == [("first", 0), ("second", 0), ("first", 1), ("second", 1)]
 
 
-@pytest.mark.parametrize("make", [add_cache, lambda xs: prefetch(xs, 0)])
+@pytest.mark.parametrize("make", [lambda xs: uniter(xs, 9, 1, 9), lambda xs: prefetch(xs, 0)])
 def test_what_looks_for_each_item_by_itself_shares_nothing(make):
     assert make(Many(range(9))).bulk is None and batch(make(Many(range(9))), 4)[1] == [4, 5, 6, 7]
 

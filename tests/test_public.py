@@ -16,7 +16,7 @@ import lazyseq
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "lazyseq"
-TOPICS = ["mapping", "indexing", "shape", "buffering", "serialization", "evaluation", "errors"]
+TOPICS = ["mapping", "indexing", "shape", "buffering", "serialization", "evaluation", "guarding", "errors"]
 
 
 def test_all_names_exist_and_are_sorted():
@@ -100,6 +100,7 @@ ALLOWED = {
     "indexing.py": {"_checks", "_core", "_types"},
     "shape.py": {"_checks", "_core", "_types"},
     "buffering.py": {"_checks", "_core", "_types"},
+    "guarding.py": {"_checks", "_core", "_types"},
     "evaluation.py": {"_checks", "_engine", "_types", "_workers", "errors"},
     "instrument.py": {"_checks", "_core", "_types"},
     "serialization.py": set(),

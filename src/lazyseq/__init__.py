@@ -5,8 +5,9 @@ import logging
 from . import instrument
 from ._core import View
 from .buffering import add_cache
-from .errors import EvaluationError, seterr
+from .errors import EvaluationError, TooManyFailures, seterr
 from .evaluation import prefetch
+from .guarding import guard
 from .indexing import arange, case, cycle, gather, interleave, repeat, switch, take, uniter
 from .mapping import smap, starmap
 from .serialization import SerializableFunc
@@ -15,6 +16,7 @@ from .shape import batch, collate, concatenate, split, unbatch
 __all__ = [
     "EvaluationError",
     "SerializableFunc",
+    "TooManyFailures",
     "View",
     "add_cache",
     "arange",
@@ -24,6 +26,7 @@ __all__ = [
     "concatenate",
     "cycle",
     "gather",
+    "guard",
     "instrument",
     "interleave",
     "prefetch",

@@ -1,7 +1,7 @@
 """What Python sees and uses of the views."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, MutableMapping, Sequence
-from typing import Any, Literal, Protocol, SupportsIndex, final, overload, type_check_only
+from typing import Any, Literal, NamedTuple, Protocol, SupportsIndex, final, overload, type_check_only
 
 from numpy.typing import DTypeLike, NDArray
 
@@ -143,9 +143,56 @@ class Monitor(Derived[T_co]):
     def throughput(self) -> float: ...
     def reset(self) -> None: ...
 
+class CacheInfo(NamedTuple):
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
+    max_bytes: int | None
+    currbytes: int | None
+
+@final
+class Cache(Derived[T_co]):
+    def __init__(
+        self,
+        source: Source[T_co],
+        cache_size: int | None,
+        cache: MutableMapping[int, Any] | None,
+        max_bytes: int | None,
+        item_size: Callable[[Any], SupportsIndex],
+    ) -> None: ...
+    @property
+    def cache_size(self) -> int | None: ...
+    @property
+    def cache(self) -> MutableMapping[int, Any] | None: ...
+    @property
+    def max_bytes(self) -> int | None: ...
+    @property
+    def item_size(self) -> Callable[[Any], SupportsIndex]: ...
+    def cache_info(self) -> CacheInfo: ...
+    def cache_clear(self) -> None: ...
+
+@final
+class Guard(Derived[T_co]):
+    def __init__(
+        self,
+        source: Source[T_co],
+        retries: int,
+        backoff: float,
+        on_error: Literal["raise", "default", "neighbour"],
+        default: Any,
+        errors: type[BaseException] | tuple[type[BaseException], ...],
+        budget: float | None,
+    ) -> None: ...
+    @property
+    def on_error(self) -> Literal["raise", "default", "neighbour"]: ...
+    @property
+    def default(self) -> Any: ...
+    @property
+    def failures(self) -> list[tuple[int, BaseException]]: ...
+
 unbounded: int
 
 def length(source: Source[object]) -> int | None: ...
 def all_plain(sequences: tuple[Source[object], ...]) -> bool: ...
 def gather(source: Source[T], indexes: Source[SupportsIndex]) -> View[T]: ...
-def add_cache(source: Source[T], cache_size: int | None, cache: MutableMapping[int, Any] | None) -> View[T]: ...

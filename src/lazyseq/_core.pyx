@@ -22,19 +22,20 @@ from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTu
 from libc.stdint cimport int64_t
 
 from array import array as typed_array
-from collections import OrderedDict, deque
+from collections import OrderedDict, deque, namedtuple
 from collections.abc import Mapping, Sequence, Set
 from itertools import islice
 from operator import index as as_index
+from os import getpid
 from sys import _getframe
 from threading import RLock
-from time import perf_counter
+from time import perf_counter, sleep
 from types import GenericAlias
 from _thread import allocate_lock, get_ident
 
 import numpy
 
-from .errors import EvaluationError, seterr
+from .errors import EvaluationError, TooManyFailures, seterr
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -156,6 +157,8 @@ cdef object MISSING = object()
 cdef enum:
     MAX_DEPTH = 1000
     MAX_NESTING = 5000
+    MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
+    MOST_SHOWN = 10  # failures that an error tells
 
 cdef Py_ssize_t ENDED = -PY_SSIZE_T_MAX  # where an iterator stands at its end: so low that no count reaches 0
 
@@ -2915,31 +2918,46 @@ cdef class MonitorIterator(CursorIterator):
 # ---- Cache ----------------------------------------------------------------------------------------------------------
 
 
-cdef class Store:
-    """Where a cache keeps what it has computed: at most `limit` values (-1: any number).
+CacheInfo = namedtuple("CacheInfo", ["hits", "misses", "maxsize", "currsize", "max_bytes", "currbytes"])
 
-    Threads: `begun` and `done` count assignments to the source. The first changes within the guard of the other fields,
-    together with the key's removal, and `put` looks at it in there: while there is an assignment, the source alone has
-    the value, and nothing is kept that was computed meanwhile. So nobody reads an old value after a new one.
+
+cdef class Store:
+    """Where a cache keeps what it has computed: at most `limit` values of `max_bytes` together (-1: any number).
+
+    Threads: all fields change within one guard, each class's own. `begun` and `done` count assignments to the source.
+    The first changes together with the key's removal, and `put` looks at it: while there is an assignment, the source
+    alone has the value, and nothing is kept that was computed meanwhile. So nobody reads an old value after a new one.
     """
-    cdef Py_ssize_t limit
-    cdef lzs_number begun, done
+    cdef Py_ssize_t limit, max_bytes, bytes
+    cdef lzs_number begun, done, hits, misses
 
     cdef object lookup(self, object key):
         """The value, or MISSING."""
         raise NotImplementedError
 
-    cdef int put(self, object key, object value, Py_ssize_t done) except -1:
-        """Keep the value, unless another assignment has begun since so many were done."""
+    cdef int put(self, object key, object value, Py_ssize_t bytes, Py_ssize_t done) except -1:
+        """Keep the value, unless another assignment has begun since so many were done, or it is too large."""
         raise NotImplementedError
 
     cdef int begin_assignment(self, object key) except -1:
         """Forget the key's value, which is about to change in the source."""
         raise NotImplementedError
 
+    cdef int clear(self) except -1:
+        """Forget everything, also what is being computed, and the counts."""
+        raise NotImplementedError
+
+    cdef Py_ssize_t count(self) except -1:
+        """How many values are kept."""
+        raise NotImplementedError
+
+    cdef inline bint keeps_none_of(self, Py_ssize_t bytes) noexcept:
+        return self.limit == 0 or 0 <= self.max_bytes < bytes
+
 
 cdef struct Link:
     Py_ssize_t newer, older  # slots
+    Py_ssize_t bytes
 
 
 @cython.final
@@ -2963,8 +2981,8 @@ cdef class RecentStore(Store):
     def __dealloc__(self):
         PyMem_Free(self.links)
 
-    def __init__(self, Py_ssize_t limit):
-        self.limit = limit
+    def __init__(self, Py_ssize_t limit, Py_ssize_t max_bytes):
+        self.limit, self.max_bytes = limit, max_bytes
         self.slots, self.keys, self.values, self.free = {}, [None], [None], []
 
     cdef int grow(self, Py_ssize_t room) except -1:
@@ -2994,113 +3012,154 @@ cdef class RecentStore(Store):
                 value = self.values[slot]
                 self.unlink(slot)
                 self.link_newest(slot)
+                self.hits += 1
         return value
 
-    cdef int put(self, object key, object value, Py_ssize_t done) except -1:
-        cdef object _dead = None  # what is dropped dies at the end of the function, outside the section
+    cdef int put(self, object key, object value, Py_ssize_t bytes, Py_ssize_t done) except -1:
+        cdef list _dead = []  # what is dropped dies at the end of the function, outside the section
         cdef Py_ssize_t slot
-        if self.limit == 0:
-            return 0
         with cython.critical_section(self):
-            if done == self.begun:
-                slot = self.slot_for(key)
-                _dead = self.values[slot]
+            if done == self.begun and not self.keeps_none_of(bytes):
+                self.forget(key, _dead)
+                while len(self.slots) == self.limit or 0 <= self.max_bytes < self.bytes + bytes:
+                    self.forget(self.keys[self.links[0].newer], _dead)
+                if self.free:
+                    slot = self.free.pop()
+                else:
+                    slot = len(self.keys)
+                    if slot == self.room:
+                        self.grow(2 * slot)
+                    self.keys.append(None)
+                    self.values.append(None)
                 self.keys[slot], self.values[slot] = key, value
+                self.links[slot].bytes = bytes
+                self.bytes += bytes
                 self.slots[key] = slot
                 self.link_newest(slot)
         return 0
 
-    cdef Py_ssize_t slot_for(self, object key) except -1:
-        """A slot that is not linked: the key's own, an empty one, or the one used longest ago."""
+    cdef int forget(self, object key, list dead) except -1:
         cdef Py_ssize_t slot
-        found = self.slots.get(key)
+        found = self.slots.pop(key, None)
         if found is not None:
             slot = found
             self.unlink(slot)
-        elif len(self.slots) == self.limit:
-            slot = self.links[0].newer
-            self.unlink(slot)
-            del self.slots[self.keys[slot]]
-        elif self.free:
-            slot = self.free.pop()
-        else:
-            slot = len(self.keys)
-            if slot == self.room:
-                self.grow(2 * slot)
-            self.keys.append(None)
-            self.values.append(None)
-        return slot
+            self.bytes -= self.links[slot].bytes
+            dead.append(self.values[slot])
+            self.values[slot] = None
+            self.free.append(slot)
+        return 0
 
     cdef int begin_assignment(self, object key) except -1:
-        cdef object _dead = None  # see put
-        cdef Py_ssize_t slot
+        cdef list _dead = []  # see put
         with cython.critical_section(self):
             lzs_take(&self.begun)
-            found = self.slots.pop(key, None)
-            if found is not None:
-                slot = found
-                self.unlink(slot)
-                _dead = self.values[slot]
-                self.values[slot] = None
-                self.free.append(slot)
+            self.forget(key, _dead)
         return 0
+
+    cdef int clear(self) except -1:
+        cdef list keys = [None], values = [None], free = []  # see put
+        cdef dict slots = {}
+        with cython.critical_section(self):
+            lzs_take(&self.begun)
+            self.slots, slots = slots, self.slots
+            self.keys, keys = keys, self.keys
+            self.values, values = values, self.values
+            self.free, free = free, self.free
+            self.links[0].newer = self.links[0].older = 0
+            self.bytes = self.hits = self.misses = 0
+            lzs_take(&self.done)
+        return 0
+
+    cdef Py_ssize_t count(self) except -1:
+        return len(self.slots)
 
 
 @cython.final
 cdef class MappingStore(Store):
     """A mapping of the user's, used by one thread at a time: few of them are made for more.
 
-    Beyond the limit, what the mapping held already and nobody used goes first, then what was used longest ago.
+    Beyond a limit, what the mapping held already and nobody used goes first, then what was used longest ago. What it
+    held counts for the bytes from its first use on: to measure all of it would be to read all of it.
     """
     cdef object mapping
-    cdef object used  # keys, the one used last at the end
-    cdef object lock  # guards both; reentrant, for a mapping that reads the cache
+    cdef object used  # key -> bytes, the one used last at the end
+    cdef object measure  # a function of key and value
+    cdef object lock  # guards everything; reentrant, for a mapping that reads the cache
+    cdef object process  # whose lock it is
 
-    def __init__(self, mapping, Py_ssize_t limit, lock):
-        self.mapping, self.limit, self.lock = mapping, limit, lock
+    def __init__(self, mapping, Py_ssize_t limit, Py_ssize_t max_bytes, measure):
+        self.mapping, self.limit, self.max_bytes, self.measure = mapping, limit, max_bytes, measure
         self.used = OrderedDict()
+        self.lock, self.process = RLock(), getpid()
+
+    cdef object guard(self):
+        """The lock; a new one in a forked child, whose parent may have held it."""
+        if self.process != getpid():
+            self.lock, self.process = RLock(), getpid()
+        return self.lock
 
     cdef object lookup(self, object key):
-        with self.lock:
+        with self.guard():
             try:
                 value = self.mapping[key]
             except KeyError:
                 return MISSING
-            self.used[key] = None
+            if key not in self.used:
+                bytes = self.measure(key, value)
+                self.used[key] = bytes
+                self.bytes += bytes
             self.used.move_to_end(key)
+            self.hits += 1
             return value
 
-    cdef int put(self, object key, object value, Py_ssize_t done) except -1:
-        if self.limit == 0:
-            return 0
-        with self.lock:
-            if done != self.begun:
+    cdef int put(self, object key, object value, Py_ssize_t bytes, Py_ssize_t done) except -1:
+        with self.guard():
+            if done != self.begun or self.keeps_none_of(bytes):
                 return 0
+            self.bytes -= self.used.pop(key, 0)
             self.mapping[key] = value
-            self.used.pop(key, None)
-            while 0 <= self.limit < len(self.mapping):
-                self.mapping.pop(self.oldest(key), None)
-            self.used[key] = None
+            while 0 <= self.limit < len(self.mapping) or 0 <= self.max_bytes < self.bytes + bytes:
+                self.drop_oldest(key)
+            self.used[key] = bytes
+            self.bytes += bytes
         return 0
 
-    cdef object oldest(self, object new):
-        """The key to drop for the new one."""
-        if len(self.mapping) > len(self.used) + 1:
+    cdef int drop_oldest(self, object new) except -1:
+        """Make room for the new key."""
+        if 0 <= self.limit < len(self.mapping) and len(self.mapping) > len(self.used) + 1:
             for key in self.mapping:
                 if key != new and key not in self.used:
-                    return key
-        return self.used.popitem(last=False)[0]
+                    self.mapping.pop(key, None)
+                    return 0
+        key, bytes = self.used.popitem(last=False)
+        self.bytes -= bytes
+        self.mapping.pop(key, None)
+        return 0
 
     cdef int begin_assignment(self, object key) except -1:
-        with self.lock:
+        with self.guard():
             lzs_take(&self.begun)
             try:
-                self.used.pop(key, None)
+                self.bytes -= self.used.pop(key, 0)
                 self.mapping.pop(key, None)
             except BaseException:
                 lzs_take(&self.done)
                 raise
         return 0
+
+    cdef int clear(self) except -1:
+        with self.guard():
+            lzs_take(&self.begun)
+            self.used.clear()
+            self.bytes = self.hits = self.misses = 0
+            lzs_take(&self.done)
+            self.mapping.clear()
+        return 0
+
+    cdef Py_ssize_t count(self) except -1:
+        with self.guard():
+            return len(self.mapping)
 
 
 @cython.final
@@ -3112,11 +3171,12 @@ cdef class Flight:
     cdef object over  # a lock, held until the computation has ended
     cdef object value  # MISSING until it has succeeded
     cdef Py_ssize_t done  # how many assignments were, when it began
+    cdef object process  # in a forked child, nobody goes on with what its parent was computing
 
     def __init__(self):
         self.over = allocate_lock()
         self.over.acquire()
-        self.value = MISSING
+        self.value, self.process = MISSING, getpid()
 
 
 @cython.final
@@ -3129,22 +3189,68 @@ cdef class Cache(Derived):
     Threads: `flights` and `computing` change only in critical sections that run no code of the user's and so are
     atomic under a GIL as well; nothing is held while an item is computed or a mapping of the user's is asked.
     """
-    cdef readonly object cache_size, cache  # as add_cache was given them
+    cdef readonly object cache_size, cache, max_bytes, item_size  # as add_cache was given them
     cdef Store store
     cdef dict flights  # key -> Flight
     cdef dict computing  # thread -> the keys that it computes, outermost first
 
-    def __init__(self, source, cache_size, cache, Store store):
-        self.cache_size, self.cache, self.store = cache_size, cache, store
+    def __init__(self, source, cache_size, cache, max_bytes, item_size):
+        cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
+        cdef Py_ssize_t most = -1 if max_bytes is None else min(max_bytes, PY_SSIZE_T_MAX)
+        self.cache_size, self.cache, self.max_bytes, self.item_size = cache_size, cache, max_bytes, item_size
+        self.store = RecentStore(limit, most) if cache is None else MappingStore(cache, limit, most, self.measure)
         self.adopt(source)
-        self.shares = False  # each item is looked for by itself
+        self.shares = shares_of(source)
         self.flights, self.computing = {}, {}
 
-    cdef object item(self, Py_ssize_t i):
-        value = self.store.lookup(i)
-        return value if value is not MISSING else self.miss(i)
+    def cache_info(self):
+        """Return how often items were found and computed, and what is kept.
 
-    cdef object miss(self, Py_ssize_t i):
+        Returns:
+            CacheInfo: hits, misses, maxsize (cache_size), currsize (how many are kept), max_bytes, currbytes (None
+            where there is no max_bytes).
+        """
+        cdef Store store = self.store
+        bytes = None if self.max_bytes is None else store.bytes
+        return CacheInfo(store.hits, store.misses, self.cache_size, store.count(), self.max_bytes, bytes)
+
+    def cache_clear(self):
+        """Forget all items, and the counts. What is being computed meanwhile is not kept."""
+        self.store.clear()
+
+    def measure(self, Py_ssize_t i, value):
+        """The item's size in bytes; 0 where that does not matter."""
+        if self.max_bytes is None:
+            return 0
+        try:
+            bytes = as_index(self.item_size(value))
+            if bytes < 0:
+                raise ValueError(f"sizeof must return 0 or more, got {bytes}")
+        except BaseException as error:
+            raise function_error(self, i, error)
+        return min(bytes, PY_SSIZE_T_MAX // 2)
+
+    cdef object lookup(self, Py_ssize_t i):
+        """The value if it is kept, or MISSING. A mapping of the user's may fail."""
+        if self.cache is None:
+            return self.store.lookup(i)
+        try:
+            return self.store.lookup(i)
+        except BaseException as error:
+            raise function_error(self, i, error)
+
+    cdef int keep(self, Py_ssize_t i, object value, Py_ssize_t done) except -1:
+        cdef Py_ssize_t bytes = self.measure(i, value) if self.max_bytes is not None else 0
+        try:
+            return self.store.put(i, value, bytes, done)
+        except BaseException as error:
+            raise function_error(self, i, error)
+
+    cdef object item(self, Py_ssize_t i):
+        value = self.lookup(i)
+        return value if value is not MISSING else self.miss(i, None)
+
+    cdef object miss(self, Py_ssize_t i, Cursor cursor):
         """Compute the item, or wait for the thread that does; a waiter whose computer failed computes itself."""
         cdef object thread = get_ident(), key = i
         cdef Flight flight, mine
@@ -3153,10 +3259,8 @@ cdef class Cache(Derived):
             mine, new_keys = Flight(), []  # made outside: allocating may run finalizers
             with cython.critical_section(self):
                 keys = self.computing.get(thread)
-                flight = self.flights.get(key)
+                flight = self.flight_of(key)
                 mine.done = self.store.done
-                if flight is not None and flight.done != self.store.begun:
-                    _stale, flight = flight, None  # it may have read what an assignment has replaced since
                 if keys is None and flight is None:
                     self.computing[thread] = keys = new_keys
                     self.flights[key] = mine
@@ -3165,19 +3269,28 @@ cdef class Cache(Derived):
             with flight.over:
                 pass
             if flight.value is not MISSING:
+                lzs_take(&self.store.hits)
                 return flight.value
         if keys is not new_keys and key in keys:
             raise RuntimeError(f"cache: item {i} reads itself")
-        return self.compute(i, keys, mine)
+        return self.compute(i, cursor, keys, mine)
 
-    cdef object compute(self, Py_ssize_t i, list keys, Flight mine):
+    cdef Flight flight_of(self, object key):
+        """The computation to wait for, or None."""
+        cdef Flight flight = self.flights.get(key)
+        if flight is not None and flight.done != self.store.begun:
+            return None  # it may have read what an assignment has replaced since
+        return None if flight is None or flight.process != getpid() else flight
+
+    cdef object compute(self, Py_ssize_t i, Cursor cursor, list keys, Flight mine):
         cdef object key = i, thread = get_ident(), value = MISSING
         keys.append(key)  # a thread's list is its own
         try:
-            value = self.store.lookup(key)  # it may have landed between our look and our take-off
+            value = self.lookup(i)  # it may have landed between our look and our take-off
             if value is MISSING:
-                value = pull(self, i, self.source, i)
-                self.store.put(key, value, mine.done)
+                lzs_take(&self.store.misses)
+                value = pull(self, i, self.source, i) if cursor is None else cursor.read(self, i, i)
+                self.keep(i, value, mine.done)
             mine.value = value
             return value
         finally:
@@ -3188,6 +3301,64 @@ cdef class Cache(Derived):
                 if self.flights.get(key) is mine:
                     del self.flights[key]
             mine.over.release()
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """What is missing is fetched in one read, but for what other threads are computing."""
+        cdef Py_ssize_t k
+        cdef dict found = {}, flights
+        for k in range(n):
+            if indices[k] not in found:
+                found[indices[k]] = self.lookup(indices[k])
+        missing = [i for i, value in found.items() if value is MISSING]
+        if missing and self.shares:
+            flights = self.take_off(missing)
+            if flights:
+                found.update(self.compute_together(flights))
+        values = [None] * n
+        for k in range(n):
+            value = found[indices[k]]
+            if value is MISSING:
+                value = found[indices[k]] = self.item(indices[k])
+            values[k] = value
+        return values
+
+    cdef dict take_off(self, list missing):
+        """Flights for those that no thread is computing; none for a thread that computes already."""
+        cdef dict flights = {}
+        cdef list new_flights = [Flight() for _ in missing], keys = list(missing)  # see miss
+        cdef object thread = get_ident()
+        cdef Flight mine
+        with cython.critical_section(self):
+            if thread not in self.computing:
+                for key, mine in zip(keys, new_flights):
+                    if self.flight_of(key) is None:
+                        mine.done = self.store.done
+                        self.flights[key] = flights[key] = mine
+                if flights:
+                    self.computing[thread] = list(flights)
+        return flights
+
+    cdef dict compute_together(self, dict flights):
+        cdef Py_ssize_t k, n = len(flights)
+        cdef Py_ssize_t[::1] wanted = numpy.fromiter(flights, numpy.intp, n)
+        cdef object thread = get_ident()
+        cdef Flight mine
+        cdef list values
+        try:
+            self.store.misses += n
+            values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
+            for k, mine in enumerate(flights.values()):
+                self.keep(wanted[k], values[k], mine.done)
+                mine.value = values[k]
+            return dict(zip(flights, values))
+        finally:
+            with cython.critical_section(self):
+                del self.computing[thread]
+                for key, mine in flights.items():
+                    if self.flights.get(key) is mine:
+                        del self.flights[key]
+            for mine in flights.values():
+                mine.over.release()
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         """Forget what was computed from the old value, and write to the source; see Store and miss."""
@@ -3200,12 +3371,175 @@ cdef class Cache(Derived):
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
 
+    cdef object iterate(self, Py_ssize_t start):
+        return CacheIterator(self, start)
+
     def __reduce__(self):
-        return add_cache, (self.source, self.cache_size, self.cache), self.site
+        return Cache, (self.source, self.cache_size, self.cache, self.max_bytes, self.item_size), self.site
 
 
-def add_cache(source, cache_size, cache):
-    """The view behind lazyseq.add_cache, from checked arguments; pickles come here too."""
-    cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
-    store = RecentStore(limit) if cache is None else MappingStore(cache, limit, RLock())
-    return Cache(source, cache_size, cache, store)
+@cython.final
+cdef class CacheIterator(CursorIterator):
+    """The next item, kept or computed: what its neighbours share is computed once, as in reading on without a cache."""
+
+    cdef object combine(self, View view, Py_ssize_t i):
+        cdef Cache cache = <Cache>view
+        value = cache.lookup(i)
+        return value if value is not MISSING else cache.miss(i, self.cursor(0))
+
+
+# ---- Guard ----------------------------------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Guard(Derived):
+    """guard[i] = source[i], tried again when it fails, and replaced when it keeps failing
+
+    Threads: the counts, and what was noted, change in critical sections that run no code of the user's.
+    """
+    cdef readonly object on_error, default
+    cdef object errors, budget
+    cdef Py_ssize_t retries
+    cdef double backoff
+    cdef Py_ssize_t reads  # counted where there is a budget
+    cdef Py_ssize_t given_up  # how often
+    cdef dict noted  # index -> the error of its last failure
+
+    def __init__(self, source, Py_ssize_t retries, double backoff, on_error, default, errors, budget):
+        self.retries, self.backoff, self.on_error, self.default = retries, backoff, on_error, default
+        self.errors, self.budget, self.noted = errors, budget, {}
+        self.adopt(source)
+        self.shares = False  # of items that are read together, all would fail with one
+
+    @property
+    def failures(self):
+        """The pairs (index, error) of the items that could not be had, as they failed last, oldest first."""
+        return list(self.noted.items())
+
+    cdef object item(self, Py_ssize_t i):
+        cdef PyObject *found
+        if self.budget is not None:
+            self.count_read()
+        if is_a(self.source, View):
+            found = (<item_function>(<View>self.source).item)(<PyObject *>self.source, i)
+            if found != NULL:
+                return owned(found)
+            return self.rescue(i, source_error(self, i, self.source, i, taken_error(), seterr()))
+        try:
+            return pull(self, i, self.source, i)
+        except BaseException as error:
+            return self.rescue(i, error)
+
+    cdef int count_read(self) except -1:
+        with cython.critical_section(self):
+            self.reads += 1
+        return 0
+
+    cdef object cause_of(self, object error):
+        """The error that a failed item raised, or None where this is no failure of an item, or not one to guard."""
+        cdef object cause = error
+        if not isinstance(error, EvaluationError):
+            if isinstance(error, IndexError) and self.size() == UNKNOWN:
+                return None
+            if isinstance(error, Exception) and seterr() != "passthrough" and not isinstance(error, TimeoutError):
+                return None  # a view's own: that it is closed
+        while isinstance(cause, EvaluationError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        return cause if isinstance(cause, self.errors) and not isinstance(error, TooManyFailures) else None
+
+    cdef object rescue(self, Py_ssize_t i, object error):
+        """What to give for item i, of which the first try raised the error."""
+        cdef Py_ssize_t k
+        if self.cause_of(error) is None:
+            raise error
+        for k in range(self.retries):
+            if self.backoff > 0:
+                sleep(self.backoff * 2.0 ** min(k, 1000))
+            try:
+                return pull(self, i, self.source, i)
+            except BaseException as another:
+                error = another
+                if self.cause_of(error) is None:
+                    raise
+        return self.give_up(i, error)
+
+    cdef object give_up(self, Py_ssize_t i, object error):
+        cdef Py_ssize_t given_up, reads
+        cdef object _before
+        cause = self.cause_of(error)
+        with cython.critical_section(self):
+            self.given_up += 1
+            given_up, reads = self.given_up, self.reads
+            _before = self.noted.pop(i, None)  # which dies outside
+            self.noted[i] = cause
+        if self.budget is not None:
+            allowed = self.budget if type(self.budget) is int else 1 + self.budget * reads
+            if given_up > allowed:
+                raise self.too_many(i, given_up, reads) from cause
+        if self.on_error == "raise":
+            if self.retries:
+                error.add_note(f"after {self.retries + 1} tries")
+            raise error
+        cause.__traceback__ = None  # of an error that is kept: it would keep alive whatever its functions held
+        if self.on_error == "neighbour":
+            return self.neighbour(i, error)
+        if not callable(self.default):
+            return self.default
+        try:
+            return self.default(i, cause)
+        except BaseException as wrong:
+            raise function_error(self, i, wrong)
+
+    cdef object too_many(self, Py_ssize_t i, Py_ssize_t given_up, Py_ssize_t reads):
+        cdef list failures = self.failures
+        allowed = self.budget if type(self.budget) is int else f"{self.budget:.3g} of them and one"
+        shown = "; ".join([f"{index}: {type(each).__name__}: {each}" for index, each in failures[:MOST_SHOWN]])
+        more = f"; and {len(failures) - MOST_SHOWN} more" if len(failures) > MOST_SHOWN else ""
+        text = (f"{self.label()} made at {self.site}: {given_up} of {reads} reads failed, and {allowed} may: "
+                f"{shown}{more}")
+        return TooManyFailures(text, index=i, stage=self.stage, failures=failures)
+
+    cdef object neighbour(self, Py_ssize_t i, object error):
+        """The nearest item that can be had, of two that are as near the one behind."""
+        cdef Py_ssize_t distance, j, n = self.size()
+        for distance in range(1, MOST_NEIGHBOURS + 1):
+            for j in (i + distance, i - distance):
+                if j < 0 or not within_size(j, n) or j in self.noted:
+                    continue
+                try:
+                    return pull(self, i, self.source, j)
+                except BaseException as another:
+                    if not isinstance(another, IndexError) and self.cause_of(another) is None:
+                        raise
+        error.add_note(f"and no neighbour within {MOST_NEIGHBOURS} items could be had")
+        raise error
+
+    cdef int assign(self, Py_ssize_t i, object value) except -1:
+        return store(self.source, i, value)
+
+    cdef Py_ssize_t grain(self) except -1:
+        return grain_of(self.source)
+
+    cdef object iterate(self, Py_ssize_t start):
+        return GuardIterator(self, start)
+
+    cdef str label(self):
+        return f"guard({self.on_error})"
+
+    def __reduce__(self):
+        recipe = self.source, self.retries, self.backoff, self.on_error, self.default, self.errors, self.budget
+        return Guard, recipe, self.site
+
+
+@cython.final
+cdef class GuardIterator(CursorIterator):
+    """The next item, or what the guard gives for it."""
+
+    cdef object combine(self, View view, Py_ssize_t i):
+        cdef Guard guard = <Guard>view
+        if guard.budget is not None:
+            guard.count_read()
+        try:
+            return self.cursor(0).read(view, i, i)
+        except BaseException as error:
+            return guard.rescue(i, error)

@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+import numbers
+import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from . import _checks, _core
 
 if TYPE_CHECKING:
-    from ._core import View
+    from collections.abc import Callable
+
+    from ._core import Cache
     from ._types import Source, T
 
 __all__ = ["add_cache"]
 
 
 def add_cache(
-    arr: Source[T], cache_size: SupportsIndex | None = None, cache: MutableMapping[int, Any] | None = None
-) -> View[T]:
+    arr: Source[T],
+    cache_size: SupportsIndex | None = None,
+    cache: MutableMapping[int, Any] | None = None,
+    *,
+    max_bytes: SupportsIndex | None = None,
+    sizeof: Callable[[T], SupportsIndex] | None = None,
+) -> Cache[T]:
     """Return a view that keeps the items that were read last.
 
-    ``add_cache(xs)[i] is xs[i]``, computed once for as long as it is kept. Threads that want the same
-    missing item compute it once, those that want different ones side by side; errors are not kept. An
-    assignment goes to the source, and the cache forgets the item.
+    ``add_cache(xs)[i] is xs[i]``, computed once for as long as it is kept. Beyond cache_size or max_bytes, the items
+    used longest ago are dropped (LRU). Threads that want the same missing item compute it once, those that want
+    different ones side by side; errors are not kept. Iteration and batches read what is missing together, where that
+    shares work. An assignment goes to the source, and the cache forgets the item.
 
     Args:
         arr (Sequence): the items.
-        cache_size (int or None): how many items to keep: beyond it, the one used longest ago is dropped
-            (LRU). 0 keeps none; None keeps one, or any number where a cache is given.
-        cache (MutableMapping[int, Any] or None): keeps the items in place of the cache's own memory,
-            for example a dict. It is used by one thread at a time.
+        cache_size (int or None): how many items to keep. 0 keeps none; None keeps one, or any number where max_bytes
+            or a cache is given.
+        cache (MutableMapping[int, Any] or None): keeps the items in place of the cache's own memory, for example a dict
+            or a shelf. It is used by one thread at a time; what it holds already is used.
+        max_bytes (int or None): how many bytes the items may have together; a larger one is returned and not kept.
+        sizeof (Callable or None): the size of an item in bytes. None is
+            :func:`lazyseq.buffering.default_sizeof`.
 
     Returns:
-        View: as long as arr.
+        View: as long as arr, with ``cache_info()`` and ``cache_clear()`` as :func:`functools.lru_cache` has them.
 
     Raises:
-        TypeError: if arr cannot be indexed, cache_size is no int, or cache no mutable mapping.
-        ValueError: if cache_size is below 0.
+        TypeError: if arr cannot be indexed, a number is no int, cache no mutable mapping, or sizeof cannot be called.
+        ValueError: if a number is below 0, or sizeof is given without max_bytes.
+        EvaluationError: on reading, when the mapping or sizeof fails; it names the item.
         RuntimeError: to a computation that reads the item which it computes.
 
     >>> def slow(x):
@@ -48,12 +62,42 @@ def add_cache(
     4
     >>> doubled[1]
     4
+    >>> doubled.cache_info()
+    CacheInfo(hits=1, misses=1, maxsize=2, currsize=1, max_bytes=None, currbytes=None)
     """
     _checks.source(arr, "add_cache", "arr")
     if cache is not None and not isinstance(cache, MutableMapping):
         raise _checks.wrong(TypeError, "add_cache", "cache", "a mutable mapping", cache)
+    if max_bytes is not None:
+        max_bytes = _checks.count(max_bytes, "add_cache", "max_bytes", least=0)
+    if sizeof is not None:
+        _checks.function(sizeof, "add_cache", "sizeof")
+        if max_bytes is None:
+            raise _checks.wrong(ValueError, "add_cache", "sizeof", "left out where there is no max_bytes", sizeof)
     if cache_size is not None:
         cache_size = _checks.count(cache_size, "add_cache", "cache_size", least=0)
-    elif cache is None:
+    elif cache is None and max_bytes is None:
         cache_size = 1
-    return _core.add_cache(arr, cache_size, cache)
+    return _core.Cache(arr, cache_size, cache, max_bytes, default_sizeof if sizeof is None else sizeof)
+
+
+def default_sizeof(item: Any) -> int:
+    """About how much memory an item takes, in bytes: what add_cache goes by.
+
+    ``nbytes`` of arrays, tensors and whatever else has it, the length of bytes and text, width x height x bands of a
+    Pillow image, for tuples, lists and dicts (not for classes that extend them) the sum over their items, and
+    ``sys.getsizeof`` for all else, which leaves out what an object refers to.
+    """
+    if isinstance(item, (bytes, bytearray, str)):
+        return len(item)
+    nbytes = getattr(item, "nbytes", None)
+    if isinstance(nbytes, numbers.Integral):
+        return int(nbytes)
+    if hasattr(item, "getbands") and hasattr(item, "size"):
+        width, height = item.size
+        return width * height * len(item.getbands())
+    if type(item) in (tuple, list):
+        return sys.getsizeof(item) + sum(map(default_sizeof, item))
+    if type(item) is dict:
+        return sys.getsizeof(item) + sum(default_sizeof(key) + default_sizeof(value) for key, value in item.items())
+    return sys.getsizeof(item)

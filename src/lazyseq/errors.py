@@ -7,7 +7,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-__all__ = ["EvaluationError", "seterr"]
+__all__ = ["EvaluationError", "TooManyFailures", "seterr"]
 
 if TYPE_CHECKING:
     _Evaluation = Literal["wrap", "passthrough"]
@@ -39,6 +39,24 @@ class EvaluationError(Exception):
             else:
                 state["__cause__"] = self.__cause__
         return cls, args, state
+
+
+class TooManyFailures(EvaluationError):  # noqa: N818  it says what is wrong better than with "Error"
+    """More items failed than the budget of a :func:`guard` allows.
+
+    Attributes:
+        failures (list): the pairs (index, error) of the items that failed.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        index: int | None = None,
+        stage: str | None = None,
+        failures: list[tuple[int, BaseException]] | None = None,
+    ) -> None:
+        super().__init__(*args, index=index, stage=stage)
+        self.failures = failures or []
 
 
 class _Settings(threading.local):

@@ -134,6 +134,19 @@ MOST_CHILDREN = 20  # that a stage shows
 _BULK: dict[str | None, str] = {"block": ", read as blocks", "items": ", read together"}
 
 
+def _state(view: View[object]) -> str:
+    """What has happened to a view so far."""
+    if isinstance(view, _core.Cache):
+        info = view.cache_info()
+        if not (info.hits or info.misses or info.currsize):
+            return ""
+        size = "" if info.currbytes is None else f" of {info.currbytes} bytes"
+        return f", {info.hits} hits, {info.misses} misses, {info.currsize} kept{size}"
+    if isinstance(view, _core.Guard) and view.failures:
+        return f", {len(view.failures)} failed"
+    return ""
+
+
 def _lines(source: Source[object], depth: int, shown: set[int]) -> Iterator[str]:
     """The lines of a source; `shown` are the views that are in the tree already, by identity."""
     try:
@@ -143,7 +156,7 @@ def _lines(source: Source[object], depth: int, shown: set[int]) -> Iterator[str]
         items = f"a length that raises {type(error).__name__}"
     if isinstance(source, _core.View):
         name, _, place = source.stage.partition(" at ")
-        line = f"{'  ' * depth}{name}, {items}{_BULK.get(source.bulk, '')}, made at {place}"
+        line = f"{'  ' * depth}{name}, {items}{_BULK.get(source.bulk, '')}{_state(source)}, made at {place}"
         if id(source) in shown and source.children:
             yield f"{line} (as above)"
             return

@@ -1,0 +1,220 @@
+"""Guards: items that fail are tried again, replaced, counted."""
+
+import itertools
+import pickle
+import threading
+import time
+
+import pytest
+
+import lazyseq
+from lazyseq import EvaluationError, TooManyFailures, batch, gather, guard, prefetch, seterr, smap, unbatch
+
+
+class Flaky:
+    """A function that fails for its first `times` calls with each of the bad values."""
+
+    def __init__(self, bad, times=10**9, error=OSError):
+        self.bad, self.times, self.error, self.calls = set(bad), times, error, []
+
+    def __call__(self, x):
+        self.calls.append(x)
+        if x in self.bad and self.calls.count(x) <= self.times:
+            raise self.error(f"bad {x}")
+        return x
+
+
+def test_without_failures_it_is_its_source():
+    view = guard(smap(Flaky([]), range(9)))
+    assert list(view) == list(range(9)) and view[-1] == 8 and len(view) == 9
+    assert list(view[2:5]) == [2, 3, 4] and batch(view, 4)[2] == [8]
+    assert view.failures == [] and view.children[0][3] == 3
+    assert list(guard((x for x in "abc") and [1, 2])) == [1, 2]
+
+
+@pytest.mark.parametrize("read", [list, lambda view: [view[i] for i in range(len(view))]])
+def test_an_item_that_fails_is_tried_again(read):
+    f = Flaky([2, 5], times=2)
+    view = guard(smap(f, range(7)), retries=2)
+    assert read(view) == list(range(7))
+    assert sorted(f.calls) == sorted([*range(7), 2, 2, 5, 5])
+    assert view.failures == []
+    with pytest.raises(EvaluationError, match="failed to evaluate item 2") as caught:
+        guard(smap(Flaky([2]), range(7)), retries=3)[2]
+    assert "after 4 tries" in caught.value.__notes__
+
+
+def test_retries_wait_twice_as_long_each_time():
+    f = Flaky([0], times=3)
+    times = []
+    view = guard(smap(lambda x: times.append(time.monotonic()) or f(x), [0]), retries=3, backoff=0.02)
+    assert view[0] == 0
+    waits = [b - a for a, b in itertools.pairwise(times)]
+    assert waits[0] >= 0.02 and waits[1] >= 0.04 and waits[2] >= 0.08
+
+
+@pytest.mark.parametrize("read", [list, lambda view: [view[i] for i in range(len(view))],
+                                  lambda view: view.__getitems__(range(len(view)))])  # fmt: skip
+def test_a_default_takes_the_items_place(read):
+    view = guard(smap(Flaky([1, 3]), range(5)), default=-1)
+    assert read(view) == [0, -1, 2, -1, 4]
+    assert [(i, type(error), str(error)) for i, error in view.failures] == [
+        (1, OSError, "bad 1"),
+        (3, OSError, "bad 3"),
+    ]
+    assert all(error.__traceback__ is None for _, error in view.failures)
+    asked = []
+    view = guard(smap(Flaky([1, 3]), range(5)), default=lambda i, error: asked.append((i, str(error))) or 100 + i)
+    assert read(view) == [0, 101, 2, 103, 4] and asked == [(1, "bad 1"), (3, "bad 3")]
+    assert read(guard(smap(Flaky([1]), range(3)), on_error="default")) == [0, None, 2]
+
+
+def test_a_default_that_raises_is_the_guards_error():
+    view = guard(smap(Flaky([1]), range(3)), default=lambda i, error: 1 // 0)
+    with pytest.raises(EvaluationError, match=r"failed to evaluate item 1 of guard\(default\)") as caught:
+        view[1]
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_the_nearest_neighbour_takes_the_items_place():
+    view = guard(smap(Flaky([0, 1, 4, 5, 6, 9]), range(10)), on_error="neighbour")
+    assert list(view) == [2, 2, 2, 3, 3, 7, 7, 7, 8, 8]
+    assert [i for i, _ in view.failures] == [0, 1, 4, 5, 6, 9]
+    with pytest.raises(EvaluationError, match="item 20 of") as caught:
+        guard(smap(Flaky(range(40)), range(40)), on_error="neighbour")[20]
+    assert "and no neighbour within 16 items could be had" in caught.value.__notes__
+
+
+def test_only_the_errors_that_were_named():
+    def load(x):
+        if x in (1, 2):
+            raise {1: KeyError, 2: OSError}[x](x)
+        return str(x)
+
+    source = smap(load, range(4))
+    view = guard(source, default="?", errors=OSError)
+    assert [view[0], view[2]] == ["0", "?"]
+    with pytest.raises(EvaluationError):
+        view[1]
+    assert [i for i, _ in view.failures] == [2]
+    assert list(guard(source, default="?", errors=(OSError, LookupError))) == ["0", "?", "?", "3"]
+
+    def stop(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        guard(smap(stop, [1]), default=0)[0]
+    assert guard(smap(stop, [1]), default=0, errors=BaseException)[0] == 0
+
+
+def test_where_errors_are_passed_through():
+    seterr("passthrough")
+    try:
+        view = guard(smap(Flaky([1]), range(3)), default=-1)
+        assert list(view) == [0, -1, 2]
+        with pytest.raises(OSError, match="bad 1"):
+            guard(smap(Flaky([1]), range(3)))[1]
+    finally:
+        seterr("wrap")
+
+
+def test_the_end_of_a_sequence_is_no_failure():
+    class Endless:
+        def __getitem__(self, i):
+            if i >= 5:
+                raise IndexError(i)
+            if i == 3:
+                raise OSError
+            return i
+
+    view = guard(Endless(), default="?")
+    assert list(view) == [0, 1, 2, "?", 4]
+    with pytest.raises(IndexError):
+        view[5]
+    with pytest.raises(IndexError):
+        guard([1, 2], default="?")[2]
+    assert [i for i, _ in view.failures] == [3]
+
+
+def test_a_closed_prefetch_is_no_failure():
+    p = prefetch(range(9), 1)
+    p.close()
+    with pytest.raises(ValueError, match="prefetch is closed"):
+        guard(p, default=0, retries=3)[1]
+
+
+def test_a_number_of_failures_is_allowed():
+    view = guard(smap(Flaky([1, 2, 4]), range(9)), default=-1, budget=2)
+    assert [view[i] for i in range(4)] == [0, -1, -1, 3]
+    with pytest.raises(
+        TooManyFailures, match="3 of 5 reads failed, and 2 may: 1: OSError: bad 1; 2: OSError"
+    ) as caught:
+        view[4]
+    assert [i for i, _ in caught.value.failures] == [1, 2, 4] and caught.value.index == 4
+    with pytest.raises(TooManyFailures):
+        smap(str, view)[4]
+    with pytest.raises(TooManyFailures):
+        guard(smap(Flaky([0]), range(9)), default=-1, budget=0)[0]
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert [(i, str(error)) for i, error in copy.failures] == [(i, f"bad {i}") for i in (1, 2, 4)]
+
+
+def test_a_fraction_of_failures_is_allowed():
+    view = guard(smap(Flaky(range(0, 100, 10)), range(100)), default=-1, budget=0.1)
+    assert [x for x in view if x == -1] == [-1] * 10
+    with pytest.raises(TooManyFailures, match="2 of 2 reads failed, and 0.1 of them and one may"):
+        list(guard(smap(Flaky([0, 1]), range(100)), default=-1, budget=0.1))
+
+
+def test_a_guard_of_guards_and_over_batches():
+    inner = guard(smap(Flaky([1, 2]), range(4)), default=-1, budget=1)
+    with pytest.raises(TooManyFailures):
+        list(guard(inner, default=-2))  # what is beyond a budget, nobody replaces
+    f = Flaky([5])
+    shards = smap(lambda k: [f(10 * k + j) for j in range(10)], range(3))
+    assert list(guard(unbatch(guard(shards, default=[0] * 10), 10))) == [0] * 10 + list(range(10, 30))
+
+
+def test_assignment_goes_to_the_source():
+    source = [1, 2]
+    view = guard(source)
+    view[1] = 5
+    assert source == [1, 5]
+
+
+def test_in_threads():
+    f = Flaky(range(0, 1000, 50))
+    view = guard(smap(f, range(1000)), default=-1)
+    with prefetch(view, 4) as p:
+        assert list(p) == [-1 if i % 50 == 0 else i for i in range(1000)]
+    assert sorted(i for i, _ in view.failures) == list(range(0, 1000, 50))
+    counted = guard(smap(f, range(1000)), default=-1, budget=10**6)
+    readers = [threading.Thread(target=list, args=(counted,)) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    assert len(counted.failures) == 20
+
+
+def test_over_a_prefetch_with_a_timeout():
+    release = threading.Event()
+    with prefetch(smap(lambda i: release.wait(60) if i == 2 else i, range(5)), 1, timeout=0.05) as p:
+        assert list(guard(p, default="late")) == [0, 1, "late", 3, 4]
+        release.set()
+
+
+def test_pickling_gives_the_recipe():
+    view = guard(smap(abs, ["a", -2]), retries=1, default=0, errors=(TypeError,), budget=0.9)
+    assert list(view) == [0, 2]
+    copy = pickle.loads(pickle.dumps(view))
+    assert copy.failures == [] and list(copy) == [0, 2] and len(copy.failures) == 1
+
+
+def test_tree_counts_failures(capsys):
+    view = guard(smap(Flaky([1]), range(3)), default=0)
+    lazyseq.instrument.tree(view)
+    list(gather(view, [1, 1, 2]))
+    lazyseq.instrument.tree(view)
+    lines = [line.partition(", made at")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "guard(default), 3 items" and lines[3] == "guard(default), 3 items, 1 failed"
