@@ -71,6 +71,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     SIGNAL_CHECK_MS = 100  # how long a reader waits before it looks for a Ctrl-C
+    PATIENCE_MS = 1  # how long a reader waits for more items than it needs
     IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
     LOOKS_IN_TURN = 400  # the same, where reader and worker evaluate in turn: longer than a wake-up takes
@@ -561,7 +562,7 @@ cdef class Window:
                     status = lzs_ring_wait(self.ring, ms)
                     # Its worker has the GIL: who asked for it now would be put to sleep.
                     if status == LZS_OK and lzs_ring_take(self.ring, &taken) == LZS_OK:
-                        lzs_progress_wait(<lzs_progress *>taken, self.ring, enough, ms)
+                        lzs_progress_wait(<lzs_progress *>taken, self.ring, enough, PATIENCE_MS)
                 if taken == NULL:
                     view.look_up(engine, status)
         self.held = run_of(taken)
@@ -569,23 +570,23 @@ cdef class Window:
         return 0
 
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
-        """How many parts of a run to wait for in order to have item i: cheap ones are not worth a wake-up each."""
-        cdef int64_t more = WAKE_NS // max(1, lzs_load(&engine.item_ns))
-        return count if engine.in_turn(count) else min(count, i + 1 - start + more)
+        """How many parts of a run to wait for in order to have item i: to wake us for each would hold up the worker."""
+        cdef int64_t more = RUN_NS // max(1, lzs_load(&engine.item_ns))
+        return count if engine.in_turn(count) else min(count, i - start + max(1, more))
 
     cdef object await_part(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """Wait until item i is ready, and return MISSING; or a Failure, if it takes longer than allowed."""
         cdef lzs_status status
         cdef Run run = self.held
-        cdef int64_t enough
-        cdef int ms = engine.wait_ms()
+        cdef int64_t enough = self.enough(engine, i, run.start, run.stop - run.start)
+        cdef int ms = PATIENCE_MS if enough > i + 1 - run.start else engine.wait_ms()
         while not run.has(i):
             if lzs_load(&run.overdue):
                 return self.give_up_on(view, engine, i, dropped)
-            enough = self.enough(engine, i, run.start, run.stop - run.start)
             with nogil:
                 status = lzs_progress_wait(&run.progress, self.ring, enough, ms)
             view.look_up(engine, status)
+            enough, ms = i + 1 - run.start, engine.wait_ms()
         return MISSING
 
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
