@@ -377,13 +377,13 @@ cdef class Window:
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
-    cdef int acquire(self, Py_ssize_t i) except -1:
-        """Take the lock for a read of item i."""
+    cdef int acquire(self) except -1:
+        """Take the lock for a read."""
         cdef int status
         cdef long long me = <long long>PyThread_get_thread_ident()
         if lzs_load(&self.reader) == me:
-            raise RuntimeError(f"prefetch: item {i} is read, by a destructor or a signal handler, while the same "
-                               "thread is reading another")
+            raise RuntimeError("prefetch: an item is read, by a destructor or a signal handler, while the same thread "
+                               "is reading another")
         if not PyThread_acquire_lock(self.lock, 0):
             status = not PY_LOCK_ACQUIRED
             while status != PY_LOCK_ACQUIRED:
@@ -876,7 +876,7 @@ cdef class Prefetch(Derived):
         """Item i of the prefetch, which is item j of the window's source."""
         cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
-        window.acquire(i)
+        window.acquire()
         try:
             result = window.at_hand(j)
             if result is MISSING:
@@ -1031,8 +1031,8 @@ cdef class CompletedIterator:
     A run leaves the ring as soon as a worker begins it, so that a slow one keeps no other from being published. It is
     one grain of the source, so that no item waits for another that it shares nothing with.
 
-    Threads: `window` and `engine` change under the crew's lock, all else under the window's; a new window begins where
-    the last one's readers have been told that their workers are gone.
+    Threads: `window` and `engine` change under the crew's lock, all else under the window's, or in a critical section
+    where there is none; a new window begins where the last one's readers have been told that their workers are gone.
     """
     cdef Prefetch view
     cdef Engine engine
@@ -1058,7 +1058,7 @@ cdef class CompletedIterator:
         window = self.current_window()
         if window is None:
             return self.next_in_order()
-        window.acquire(self.first_unpublished)
+        window.acquire()
         try:
             found = self.next_completed(dropped)
         finally:
@@ -1077,22 +1077,24 @@ cdef class CompletedIterator:
 
     cdef object next_in_order(self):
         """Without workers, or as one of them."""
-        cdef Py_ssize_t i, n = self.view.size()
-        if self.again:
-            i, stop = self.again.pop()
-            if i + 1 < stop:
-                self.again.append((i + 1, stop))
-        elif self.first_unpublished < n or n == UNKNOWN:
-            i = self.first_unpublished
-            self.first_unpublished += 1
-        else:
+        cdef Py_ssize_t i, stop, n = self.view.size()
+        with cython.critical_section(self):
+            if self.again:
+                i, stop = self.again.pop()
+                if i + 1 < stop:
+                    self.again.append((i + 1, stop))
+            else:
+                i = self.first_unpublished
+                if i < n or n == UNKNOWN:
+                    self.first_unpublished = i + 1
+        if (i >= n and n != UNKNOWN) or (self.end != UNKNOWN and i >= self.end):
             raise StopIteration
         try:
             return i, pull(self.view, i, self.view.source, i)
         except IndexError:
             if n != UNKNOWN:
                 raise
-        self.first_unpublished = i
+        self.end = i
         raise StopIteration
 
     cdef Window current_window(self):
