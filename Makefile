@@ -18,6 +18,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_iteration.py
 	$(BIN)/python benchmarks/bench_deep.py
 	$(BIN)/python benchmarks/bench_arrays.py
+	$(BIN)/python benchmarks/bench_caches.py
 	$(BIN)/python benchmarks/bench_pipeline.py
 	$(BIN)/python benchmarks/bench_prefetch.py
 
