@@ -3198,7 +3198,7 @@ cdef class Cache(Derived):
         cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
         cdef Py_ssize_t most = -1 if max_bytes is None else min(max_bytes, PY_SSIZE_T_MAX)
         self.cache_size, self.cache, self.max_bytes, self.item_size = cache_size, cache, max_bytes, item_size
-        self.store = RecentStore(limit, most) if cache is None else MappingStore(cache, limit, most, self.measure)
+        self.store = RecentStore(limit, most) if cache is None else MappingStore(cache, limit, most, self._measure)
         self.adopt(source)
         self.shares = shares_of(source)
         self.flights, self.computing = {}, {}
@@ -3218,7 +3218,7 @@ cdef class Cache(Derived):
         """Forget all items, and the counts. What is being computed meanwhile is not kept."""
         self.store.clear()
 
-    def measure(self, Py_ssize_t i, value):
+    def _measure(self, Py_ssize_t i, value):
         """The item's size in bytes; 0 where that does not matter."""
         if self.max_bytes is None:
             return 0
@@ -3240,7 +3240,7 @@ cdef class Cache(Derived):
             raise function_error(self, i, error)
 
     cdef int keep(self, Py_ssize_t i, object value, Py_ssize_t done) except -1:
-        cdef Py_ssize_t bytes = self.measure(i, value) if self.max_bytes is not None else 0
+        cdef Py_ssize_t bytes = self._measure(i, value) if self.max_bytes is not None else 0
         try:
             return self.store.put(i, value, bytes, done)
         except BaseException as error:

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 from threading import Thread
 from types import TracebackType
-from typing import Final, Literal, Self, final
+from typing import Final, Literal, Self, final, overload
 
-from ._core import Derived
+from ._core import Derived, Index, Indices
 from ._types import Source, T_co
 
 @final
@@ -24,6 +24,12 @@ class Prefetch(Derived[T_co]):
     def nworkers(self) -> int: ...
     @property
     def max_buffered(self) -> int: ...
+    @overload
+    def __getitem__(self, key: int, /) -> T_co: ...
+    @overload
+    def __getitem__(self, key: slice | Indices, /) -> Prefetch[T_co]: ...
+    @overload
+    def __getitem__(self, key: Index, /) -> T_co: ...  # pyright: ignore[reportIncompatibleMethodOverride]
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /

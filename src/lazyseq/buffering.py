@@ -95,9 +95,9 @@ def default_sizeof(item: Any) -> int:
         return int(nbytes)
     if hasattr(item, "getbands") and hasattr(item, "size"):
         width, height = item.size
-        return width * height * len(item.getbands())
+        return int(width * height * len(item.getbands()))
     if type(item) in (tuple, list):
         return sys.getsizeof(item) + sum(map(default_sizeof, item))
     if type(item) is dict:
-        return sys.getsizeof(item) + sum(default_sizeof(key) + default_sizeof(value) for key, value in item.items())
+        return sys.getsizeof(item) + sum(map(default_sizeof, [*item.keys(), *item.values()]))
     return sys.getsizeof(item)

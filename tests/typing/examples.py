@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 import lazyseq
 from lazyseq import View, instrument
-from lazyseq._core import Monitor
+from lazyseq._core import Cache, Guard, Monitor
 from lazyseq._engine import Prefetch
 
 Floats = npt.NDArray[np.float32]
@@ -170,19 +170,29 @@ def shape(ints: list[int], words: list[str], floats: Floats, batches: list[Float
 
 
 def buffering_and_evaluation(words: list[str]) -> None:
-    assert_type(lazyseq.add_cache(words), View[str])
-    assert_type(lazyseq.add_cache(words, 3, cache={}), View[str])
+    assert_type(lazyseq.add_cache(words), Cache[str])
+    assert_type(lazyseq.add_cache(words, 3, cache={}), Cache[str])
+    cache = lazyseq.add_cache(words, max_bytes=10**9, sizeof=len)
+    assert_type(cache[0], str)
+    assert_type(cache.cache_info().hits, int)
+    cache.cache_clear()
+    guarded = lazyseq.guard(words, retries=2, default=lambda i, error: "", errors=(OSError, ValueError), budget=0.01)
+    assert_type(guarded, Guard[str])
+    assert_type(guarded.failures, list[tuple[int, BaseException]])
     assert_type(lazyseq.prefetch(words), Prefetch[str])
     with lazyseq.prefetch(Dataset(), nworkers=2, max_buffered=8, start_hook=lambda worker: print(worker)) as ready:
         assert_type(ready, Prefetch[Sample])
         assert_type(ready[0], Sample)
-        assert_type(ready[1:], View[Sample])
+        assert_type(ready[1:], Prefetch[Sample])
+        assert_type(ready[[1, 2]], Prefetch[Sample])
+        assert_type(dict(ready.as_completed()), dict[int, Sample])
         assert_type([sample.label for sample in ready], list[int])
         assert_type(ready.nworkers, int)
         assert_type(ready.max_buffered, int)
     ready.close()
     lazyseq.prefetch(words, -1, "thread", start_hook=print, shm_size=0)
     lazyseq.prefetch(words, start_hook=lambda: None)
+    lazyseq.prefetch(words, timeout=1)
 
 
 @lazyseq.SerializableFunc
