@@ -174,6 +174,25 @@ def test_a_read_elsewhere_does_not_wait_for_what_runs():
     assert view[1] == 1
 
 
+@pytest.mark.parametrize("max_buffered", [64, 512])
+def test_items_that_turn_out_slow_are_shared_out_among_the_workers(max_buffered):
+    log, threads = Log(), set()
+
+    def suddenly_slow(i):
+        log(i)
+        if i >= 5000:
+            threads.add(threading.get_ident())
+            time.sleep(0.002)
+        return i
+
+    view = prefetch(smap(suddenly_slow, range(5300)), 4, max_buffered=max_buffered)
+    items = iter(view)
+    assert list(itertools.islice(items, 5000)) == list(range(5000))
+    assert list(items) == list(range(5000, 5300))
+    assert len(threads) == 4
+    assert sorted(log.calls) == list(range(5300))
+
+
 def test_items_that_share_an_evaluation_are_evaluated_once():
     log = Log()
     pairs = collate([smap(log, range(100)), range(100)])

@@ -94,14 +94,16 @@ cdef class Failure:
 cdef class Run:
     """The results of consecutive items from `start` on, to which their worker may still be adding.
 
-    Threads: the worker writes a result, then counts it; the reader takes what is counted. `unwanted` and `overdue` are
-    set once, by whoever gives the run up, and may be seen late.
+    Threads: the worker writes a result, then counts it; the reader takes what is counted. `unwanted`, `overdue` and
+    `slow` are set once, by whoever gives the run up, and may be seen late. `cut` is the worker's, before the last count.
     """
     cdef Py_ssize_t start, stop
     cdef Py_ssize_t next  # which item is to be taken next, where all are taken in turn
     cdef list results
     cdef lzs_progress progress
     cdef long long unwanted
+    cdef long long slow  # the reader has waited for long: the worker is to leave the rest to others
+    cdef long long cut  # the index where it did; 0: it did not
     cdef long long overdue  # which of its items took longer than allowed, plus 1; 0: none
 
     def __init__(self, Py_ssize_t start, Py_ssize_t count):
@@ -298,6 +300,9 @@ cdef class Engine:
             result = None
             if i == run.stop - 1:
                 break
+            if lzs_load(&run.slow):
+                lzs_store(&run.cut, i + 1)
+                break
             if in_turn or item_ns * (run.stop - 1 - i) <= WAKE_NS:
                 lzs_progress_add(&run.progress, claim.ring, False)
             elif lzs_progress_wanted(&run.progress) or lzs_ring_wanted(claim):
@@ -309,7 +314,7 @@ cdef class Engine:
             else:
                 lzs_progress_add(&run.progress, claim.ring, True)
                 lzs_ring_wake(claim)
-        self.note((perf_counter_ns() - start) // (run.stop - run.start))
+        self.note((perf_counter_ns() - start) // (i + 1 - run.start))
         return run
 
     cdef int note(self, long long mean) except -1:
@@ -503,7 +508,10 @@ cdef class Window:
     cdef object take_part(self, Py_ssize_t i):
         cdef object result = self.held.take(i)
         self.position = i + 1
-        if self.position == self.held.stop:
+        if lzs_load(&self.held.cut) == self.position:
+            self.tail = self.position  # the rest is to be published again
+            self.held = None
+        elif self.position == self.held.stop:
             self.held = None
         if type(result) is Failure and size_of(self.source) == UNKNOWN:
             self.ended = isinstance((<Failure>result).error, IndexError)
@@ -583,10 +591,19 @@ cdef class Window:
         while not run.has(i):
             if lzs_load(&run.overdue):
                 return self.give_up_on(view, engine, i, dropped)
+            if 0 < lzs_load(&run.cut) <= i:
+                self.leave(i, dropped)
+                return self.deliver(view, engine, i, dropped)
             with nogil:
                 status = lzs_progress_wait(&run.progress, self.ring, enough, ms)
             view.look_up(engine, status)
             enough, ms = i + 1 - run.start, engine.wait_ms()
+            if self.tail == run.stop and i + 1 < run.stop:
+                # What seemed cheap is not: one worker should not be left alone with all of it.
+                if not lzs_load(&run.slow):
+                    lzs_store(&engine.item_ns, RUN_NS)
+                    lzs_store(&run.slow, 1)
+                ms = PATIENCE_MS  # the item may be counted without a wake-up, see Engine.evaluate
         return MISSING
 
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
@@ -610,6 +627,8 @@ cdef class Window:
         cdef bint in_turn = self.grain <= self.most and engine.in_turn(self.allowed)
         cdef lzs_run run
         self.refill_at = self.tail
+        if self.held is not None and lzs_load(&self.held.slow):
+            return 0  # a part of it may have to be published once more
         while not self.ended and (self.tail < n or n == UNKNOWN):
             if self.is_kept(self.tail):
                 self.tail = self.refill_at = self.kept_stop
