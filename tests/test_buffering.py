@@ -574,3 +574,29 @@ def test_a_child_that_is_forked_during_a_computation_computes_itself(cache):
     release.set()
     thread.join()
     assert ended == (child, 0)
+
+
+# ---- What a reviewer found ------------------------------------------------------------------------------------------
+
+
+def test_items_of_a_batch_may_read_their_neighbours():
+    shards = unbatch(smap(lambda k: [5 * k + j for j in range(5)], range(4)), 5)
+    view = add_cache(smap(lambda x: x if x == 0 else view[x - 1] + 1, shards), 100)
+    assert view.__getitems__([3, 1, 7]) == [3, 1, 7] and batch(view, 5)[3] == list(range(15, 20))
+    selfish = add_cache(smap(lambda x: selfish[x], shards), 100)
+    with pytest.raises(EvaluationError) as caught:
+        selfish.__getitems__([1, 2])
+    assert "item 1 reads itself" in repr(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("mapping", [collections.Counter(), collections.defaultdict(list)])
+def test_mappings_that_answer_to_what_they_do_not_hold(mapping):
+    view = add_cache(smap(str, range(5)), cache=mapping)
+    assert list(view) == list("01234") and view.cache_info()[:2] == (0, 5)
+
+
+def test_what_a_mapping_held_counts_for_the_bytes():
+    view = add_cache(range(10), cache={i: i for i in range(10)}, max_bytes=3, sizeof=lambda x: 1)
+    assert list(view) == list(range(10)) and view.cache_info().currbytes == 3
+    huge = add_cache(range(10), cache={0: 0, 1: 1, 2: 2}, max_bytes=2**62, sizeof=lambda x: 2**62)
+    assert list(huge) == list(range(10))

@@ -1,9 +1,12 @@
 """Guards: items that fail are tried again, replaced, counted."""
 
+import contextlib
+import gc
 import itertools
 import pickle
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -218,3 +221,40 @@ def test_tree_counts_failures(capsys):
     lazyseq.instrument.tree(view)
     lines = [line.partition(", made at")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "guard(default), 3 items" and lines[3] == "guard(default), 3 items, 1 failed"
+
+
+@pytest.mark.parametrize("on_error", ["raise", "default"])
+def test_failures_keep_nothing_alive(on_error):
+    class Large:
+        alive: ClassVar[list] = []
+
+        def __init__(self):
+            Large.alive.append(1)
+
+        def __del__(self):
+            Large.alive.pop()
+
+    def load(x):
+        large = Large()
+        try:
+            raise KeyError(x)
+        except KeyError as error:
+            raise OSError(x) from error
+        return large
+
+    view = guard(smap(load, range(9)), on_error=on_error)
+    for i in range(9):
+        with contextlib.suppress(EvaluationError):
+            view[i]
+    gc.collect()
+    assert Large.alive == [] and len(view.failures) == 9
+
+
+def test_a_guard_reads_together_what_its_source_does():
+    loads = []
+    shards = smap(lambda k: loads.append(k) or [k * 10 + j for j in range(10)], range(5))
+    view = guard(unbatch(shards, 10), default=-1)
+    assert batch(view, 10)[3] == list(range(30, 40)) and loads == [3]
+    f = Flaky([33])
+    view = guard(smap(f, unbatch(shards, 10)), default=-1)
+    assert batch(view, 10)[3] == [30, 31, 32, -1, *range(34, 40)]

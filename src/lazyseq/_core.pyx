@@ -24,6 +24,7 @@ from libc.stdint cimport int64_t
 from array import array as typed_array
 from collections import OrderedDict, deque, namedtuple
 from collections.abc import Mapping, Sequence, Set
+from copy import copy
 from itertools import islice
 from operator import index as as_index
 from os import getpid
@@ -356,7 +357,9 @@ cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
         except Exception:  # it takes no such indices, or cannot be read, which the items tell then
             return [foreign_item(source, i) for i in wanted]
     values = source.__getitems__(wanted)
-    if not hasattr(type(values), "__len__") or isinstance(values, (str, bytes, Mapping, Set)):
+    # One by one: Cython does not ask whether a class among several has raised, as a signal's handler may.
+    if (not hasattr(type(values), "__len__") or isinstance(values, str) or isinstance(values, bytes)
+            or isinstance(values, Mapping) or isinstance(values, Set)):
         raise TypeError(f"{type(source).__name__}.__getitems__ must return {n} items, got {type(values).__name__}")
     found = list(values) if type(values) is list else list(islice(values, n + 1))  # whose length need not be true
     if len(found) != n:
@@ -851,7 +854,8 @@ cdef object pack_indices(object indexes, str name):
 
 cdef object select(View view, object key):
     """The indices meant by an index array or a boolean mask; TypeError for whatever else stands in brackets."""
-    if isinstance(key, (tuple, Mapping)) or not (hasattr(type(key), "__getitem__") and hasattr(type(key), "__len__")):
+    if (isinstance(key, tuple) or isinstance(key, Mapping)  # see foreign_items
+            or not (hasattr(type(key), "__getitem__") and hasattr(type(key), "__len__"))):
         raise TypeError(f"{view.label()} indices must be integers, slices, index arrays or boolean masks, "
                         f"not {type(key).__name__}: {key!r}")
     if isinstance(key, list) or (hasattr(type(key), "__array__") and not isinstance(key, View)):
@@ -3085,12 +3089,13 @@ cdef class MappingStore(Store):
     cdef object mapping
     cdef object used  # key -> bytes, the one used last at the end
     cdef object measure  # a function of key and value
+    cdef bint has_defaults  # it answers to keys that it does not hold, as a Counter does
     cdef object lock  # guards everything; reentrant, for a mapping that reads the cache
     cdef object process  # whose lock it is
 
     def __init__(self, mapping, Py_ssize_t limit, Py_ssize_t max_bytes, measure):
         self.mapping, self.limit, self.max_bytes, self.measure = mapping, limit, max_bytes, measure
-        self.used = OrderedDict()
+        self.used, self.has_defaults = OrderedDict(), hasattr(type(mapping), "__missing__")
         self.lock, self.process = RLock(), getpid()
 
     cdef object guard(self):
@@ -3102,11 +3107,16 @@ cdef class MappingStore(Store):
     cdef object lookup(self, object key):
         with self.guard():
             try:
+                if self.has_defaults and key not in self.mapping:
+                    return MISSING
                 value = self.mapping[key]
             except KeyError:
+                self.bytes -= self.used.pop(key, 0)
                 return MISSING
             if key not in self.used:
                 bytes = self.measure(key, value)
+                while self.used and 0 <= self.max_bytes < self.bytes + bytes:
+                    self.drop_oldest(key)
                 self.used[key] = bytes
                 self.bytes += bytes
             self.used.move_to_end(key)
@@ -3171,12 +3181,11 @@ cdef class Flight:
     cdef object over  # a lock, held until the computation has ended
     cdef object value  # MISSING until it has succeeded
     cdef Py_ssize_t done  # how many assignments were, when it began
-    cdef object process  # in a forked child, nobody goes on with what its parent was computing
 
     def __init__(self):
         self.over = allocate_lock()
         self.over.acquire()
-        self.value, self.process = MISSING, getpid()
+        self.value = MISSING
 
 
 @cython.final
@@ -3192,7 +3201,8 @@ cdef class Cache(Derived):
     cdef readonly object cache_size, cache, max_bytes, item_size  # as add_cache was given them
     cdef Store store
     cdef dict flights  # key -> Flight
-    cdef dict computing  # thread -> the keys that it computes, outermost first
+    cdef dict computing  # thread -> the keys that it computes, outermost first; None: a batch of them
+    cdef object process  # whose flights and threads they are
 
     def __init__(self, source, cache_size, cache, max_bytes, item_size):
         cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
@@ -3201,7 +3211,7 @@ cdef class Cache(Derived):
         self.store = RecentStore(limit, most) if cache is None else MappingStore(cache, limit, most, self._measure)
         self.adopt(source)
         self.shares = shares_of(source)
-        self.flights, self.computing = {}, {}
+        self.flights, self.computing, self.process = {}, {}, getpid()
 
     def cache_info(self):
         """Return how often items were found and computed, and what is kept.
@@ -3228,7 +3238,7 @@ cdef class Cache(Derived):
                 raise ValueError(f"sizeof must return 0 or more, got {bytes}")
         except BaseException as error:
             raise function_error(self, i, error)
-        return min(bytes, PY_SSIZE_T_MAX // 2)
+        return min(bytes, PY_SSIZE_T_MAX // 4)
 
     cdef object lookup(self, Py_ssize_t i):
         """The value if it is kept, or MISSING. A mapping of the user's may fail."""
@@ -3257,6 +3267,7 @@ cdef class Cache(Derived):
         cdef list keys, new_keys
         while True:
             mine, new_keys = Flight(), []  # made outside: allocating may run finalizers
+            self.look_for_a_fork()
             with cython.critical_section(self):
                 keys = self.computing.get(thread)
                 flight = self.flight_of(key)
@@ -3275,12 +3286,19 @@ cdef class Cache(Derived):
             raise RuntimeError(f"cache: item {i} reads itself")
         return self.compute(i, cursor, keys, mine)
 
+    cdef int look_for_a_fork(self) except -1:
+        """Nobody in a child goes on with what its parent was computing, and new threads get the old ones' numbers."""
+        if self.process != getpid():
+            with cython.critical_section(self):
+                self.flights, self.computing, self.process = {}, {}, getpid()
+        return 0
+
     cdef Flight flight_of(self, object key):
         """The computation to wait for, or None."""
         cdef Flight flight = self.flights.get(key)
         if flight is not None and flight.done != self.store.begun:
             return None  # it may have read what an assignment has replaced since
-        return None if flight is None or flight.process != getpid() else flight
+        return flight
 
     cdef object compute(self, Py_ssize_t i, Cursor cursor, list keys, Flight mine):
         cdef object key = i, thread = get_ident(), value = MISSING
@@ -3297,7 +3315,7 @@ cdef class Cache(Derived):
             keys.pop()
             with cython.critical_section(self):
                 if not keys:
-                    del self.computing[thread]
+                    self.computing.pop(thread, None)  # a fork may have emptied it
                 if self.flights.get(key) is mine:
                     del self.flights[key]
             mine.over.release()
@@ -3326,8 +3344,10 @@ cdef class Cache(Derived):
         """Flights for those that no thread is computing; none for a thread that computes already."""
         cdef dict flights = {}
         cdef list new_flights = [Flight() for _ in missing], keys = list(missing)  # see miss
+        cdef list in_a_batch = [None]
         cdef object thread = get_ident()
         cdef Flight mine
+        self.look_for_a_fork()
         with cython.critical_section(self):
             if thread not in self.computing:
                 for key, mine in zip(keys, new_flights):
@@ -3335,25 +3355,34 @@ cdef class Cache(Derived):
                         mine.done = self.store.done
                         self.flights[key] = flights[key] = mine
                 if flights:
-                    self.computing[thread] = list(flights)
+                    self.computing[thread] = in_a_batch  # which items of the batch it is at, nobody knows
         return flights
 
     cdef dict compute_together(self, dict flights):
-        cdef Py_ssize_t k, n = len(flights)
-        cdef Py_ssize_t[::1] wanted = numpy.fromiter(flights, numpy.intp, n)
+        cdef Py_ssize_t k, n
+        cdef Py_ssize_t[::1] wanted
         cdef object thread = get_ident()
         cdef Flight mine
         cdef list values
+        cdef dict found = {}
         try:
-            self.store.misses += n
-            values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
-            for k, mine in enumerate(flights.values()):
-                self.keep(wanted[k], values[k], mine.done)
-                mine.value = values[k]
-            return dict(zip(flights, values))
+            for key, mine in flights.items():  # see compute
+                mine.value = self.lookup(key)
+                if mine.value is not MISSING:
+                    found[key] = mine.value
+            n = len(flights) - len(found)
+            if n > 0:
+                wanted = numpy.fromiter([key for key in flights if key not in found], numpy.intp, n)
+                self.store.misses += n
+                values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
+                for k in range(n):
+                    mine = flights[wanted[k]]
+                    self.keep(wanted[k], values[k], mine.done)
+                    mine.value = found[wanted[k]] = values[k]
+            return found
         finally:
             with cython.critical_section(self):
-                del self.computing[thread]
+                self.computing.pop(thread, None)
                 for key, mine in flights.items():
                     if self.flights.get(key) is mine:
                         del self.flights[key]
@@ -3391,6 +3420,14 @@ cdef class CacheIterator(CursorIterator):
 # ---- Guard ----------------------------------------------------------------------------------------------------------
 
 
+cdef object without_frames(object error):
+    """A copy of the error for the record: the traceback would keep alive whatever the functions held that failed."""
+    try:
+        return copy(error)
+    except Exception:  # whatever a user's exception does when copied
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
 @cython.final
 cdef class Guard(Derived):
     """guard[i] = source[i], tried again when it fails, and replaced when it keeps failing
@@ -3409,7 +3446,6 @@ cdef class Guard(Derived):
         self.retries, self.backoff, self.on_error, self.default = retries, backoff, on_error, default
         self.errors, self.budget, self.noted = errors, budget, {}
         self.adopt(source)
-        self.shares = False  # of items that are read together, all would fail with one
 
     @property
     def failures(self):
@@ -3434,6 +3470,21 @@ cdef class Guard(Derived):
         with cython.critical_section(self):
             self.reads += 1
         return 0
+
+    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """Together, and if that fails each by itself, since it does not tell which of them could be had."""
+        cdef Py_ssize_t k
+        cdef list found
+        try:
+            found = pull_many(self, indices, self.source, indices, n)
+        except BaseException as error:
+            if self.cause_of(error) is None:
+                raise
+            return [self.item(indices[k]) for k in range(n)]
+        if self.budget is not None:
+            for k in range(n):
+                self.count_read()
+        return found
 
     cdef object cause_of(self, object error):
         """The error that a failed item raised, or None where this is no failure of an item, or not one to guard."""
@@ -3467,11 +3518,12 @@ cdef class Guard(Derived):
         cdef Py_ssize_t given_up, reads
         cdef object _before
         cause = self.cause_of(error)
+        noted = without_frames(cause)
         with cython.critical_section(self):
             self.given_up += 1
             given_up, reads = self.given_up, self.reads
             _before = self.noted.pop(i, None)  # which dies outside
-            self.noted[i] = cause
+            self.noted[i] = noted
         if self.budget is not None:
             allowed = self.budget if type(self.budget) is int else 1 + self.budget * reads
             if given_up > allowed:
@@ -3480,7 +3532,6 @@ cdef class Guard(Derived):
             if self.retries:
                 error.add_note(f"after {self.retries + 1} tries")
             raise error
-        cause.__traceback__ = None  # of an error that is kept: it would keep alive whatever its functions held
         if self.on_error == "neighbour":
             return self.neighbour(i, error)
         if not callable(self.default):
