@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t
 from array import array as typed_array
 from collections import OrderedDict, deque, namedtuple
 from collections.abc import Mapping, Sequence, Set
-from copy import copy
+from copy import copy as copied
 from itertools import islice
 from operator import index as as_index
 from os import getpid
@@ -3423,7 +3423,7 @@ cdef class CacheIterator(CursorIterator):
 cdef object without_frames(object error):
     """A copy of the error for the record: the traceback would keep alive whatever the functions held that failed."""
     try:
-        return copy(error)
+        return copied(error)
     except Exception:  # whatever a user's exception does when copied
         return RuntimeError(f"{type(error).__name__}: {error}")
 
@@ -3482,8 +3482,8 @@ cdef class Guard(Derived):
                 raise
             return [self.item(indices[k]) for k in range(n)]
         if self.budget is not None:
-            for k in range(n):
-                self.count_read()
+            with cython.critical_section(self):
+                self.reads += n
         return found
 
     cdef object cause_of(self, object error):
