@@ -130,6 +130,14 @@ def test_every_label_of_the_ring_has_its_two_sides():
         assert sum(bool(re.search(rf"\b{label}\b", comment)) for comment in labels) >= 2, label
 
 
+def test_the_model_of_the_ring_has_the_same_labels():
+    ring, model = (
+        set(re.findall(r"\b[EPR]\d+\b", path.read_text()))
+        for path in (SOURCE / "_prefetch.c", ROOT / "tests" / "model" / "ring.pml")
+    )
+    assert model == ring
+
+
 def test_no_atomic_access_has_an_implicit_order():
     text = (SOURCE / "_prefetch.c").read_text()
     assert re.findall(r"\batomic_\w+(?<!_explicit)(?<!atomic_init)\(", text) == []
