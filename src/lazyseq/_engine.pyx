@@ -95,7 +95,7 @@ cdef class Run:
     """The results of consecutive items from `start` on, to which their worker may still be adding.
 
     Threads: the worker writes a result, then counts it; the reader takes what is counted. `unwanted`, `overdue` and
-    `slow` are set once, by whoever gives the run up, and may be seen late. `cut` is the worker's, before the last count.
+    `slow` are set once, by whoever gives the run up, and may be seen late; `cut` by the worker, before its last count.
     """
     cdef Py_ssize_t start, stop
     cdef Py_ssize_t next  # which item is to be taken next, where all are taken in turn
