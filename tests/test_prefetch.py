@@ -23,17 +23,21 @@ from lazyseq import EvaluationError, batch, collate, gather, prefetch, seterr, s
 @pytest.fixture(autouse=True)
 def no_worker_left():
     """Every test ends its workers, by garbage collection if not by close."""
-    before = workers()
+    started_elsewhere.update(workers())
     yield
     gc.collect()
     deadline = time.monotonic() + 10
-    while workers() - before and time.monotonic() < deadline:
+    while workers() and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert workers() - before == set()
+    assert workers() == set()
+
+
+started_elsewhere = set()
 
 
 def workers():
-    return {thread for thread in threading.enumerate() if thread.name.startswith("lazyseq")}
+    """The workers that this test has started."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("lazyseq")} - started_elsewhere
 
 
 def within(seconds, function, *args):
@@ -206,6 +210,12 @@ def test_runs_of_grain_are_aligned_wherever_reading_starts(start):
     view = prefetch(smap(operator.neg, unbatch(smap(log, range(5)), 10)), 2, max_buffered=20)
     assert [view[i] for i in range(start, 50)] == [-i for i in range(start, 50)]
     assert sorted(log.calls) == list(range(start // 10, 5))
+
+
+def test_a_slow_run_is_cut_between_grains():
+    log = Log(lambda i: time.sleep(0.005 * (i >= 50)) or range(4 * i, 4 * i + 4))
+    assert list(prefetch(unbatch(smap(log, range(60)), 4), 2, max_buffered=64)) == list(range(240))
+    assert sorted(log.calls) == list(range(60))
 
 
 def test_a_grain_larger_than_max_buffered_still_runs_side_by_side():
@@ -401,6 +411,18 @@ def test_a_function_that_reads_its_own_prefetch():
     chain.append(view)
     assert within(10, list, view) == list(range(20))
     chain.clear()
+
+
+def test_two_prefetches_whose_functions_read_each_other():
+    chain = []
+    first = prefetch(smap(lambda i: i if i < 10 else chain[0][i - 10] + 10, range(30)), 2)
+    second = prefetch(smap(lambda i: first[i], range(30)), 2)
+    chain.append(second)
+    assert within(30, list, first) == list(range(30))
+    assert within(30, list, second) == list(range(30))
+    chain.clear()
+    first.close()
+    second.close()
 
 
 def test_a_destructor_that_reads_the_prefetch():

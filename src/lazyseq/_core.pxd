@@ -87,6 +87,7 @@ cdef class Joined(View):
 
 
 cdef View rebased(View part, object source)
+cdef Py_ssize_t grain_of(object source) except -1
 cdef View gathered(object source, list indices)
 cdef Py_ssize_t foreign_size(object source) except? -1
 cdef object foreign_item(object source, Py_ssize_t i)

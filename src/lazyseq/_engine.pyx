@@ -15,7 +15,7 @@ who waits looks for some microseconds before it sleeps, and neither wants the GI
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from ._core cimport UNKNOWN, Derived, View, gathered, pull, read, rebased, size_of, source_error
+from ._core cimport UNKNOWN, Derived, View, gathered, grain_of, pull, read, rebased, size_of, source_error
 from ._prefetch cimport *
 
 from collections import deque
@@ -71,6 +71,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     SIGNAL_CHECK_MS = 100  # how long a reader waits before it looks for a Ctrl-C
+    STALEMATE_MS = 20  # how long a worker of one prefetch waits for those of another to begin
     PATIENCE_MS = 1  # how long a reader waits for more items than it needs
     IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
@@ -300,7 +301,7 @@ cdef class Engine:
             result = None
             if i == run.stop - 1:
                 break
-            if lzs_load(&run.slow):
+            if lzs_load(&run.slow) and (i + 1) % grain_of(source) == 0:
                 lzs_store(&run.cut, i + 1)
                 break
             if in_turn or item_ns * (run.stop - 1 - i) <= WAKE_NS:
@@ -413,7 +414,7 @@ cdef class Window:
         with cython.critical_section(self):
             self.source = source
         self.most = self.allowed = most
-        self.grain = (<View>source).grain() if isinstance(source, View) else 1
+        self.grain = grain_of(source)
         self.position = self.tail = self.refill_at = first
         self.ended, self.held, self.kept = False, None, None
         return 0
@@ -482,7 +483,7 @@ cdef class Window:
         return MISSING
 
     cdef object deliver(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
-        """The item or its Failure."""
+        """The item or its Failure; MISSING if the reader is to evaluate it."""
         cdef object result
         self.seek(i, dropped)
         while True:
@@ -496,7 +497,9 @@ cdef class Window:
             if self.held is None:
                 if i >= self.tail:  # the source is shorter than a moment ago
                     return Failure(IndexError(f"prefetch index {i} is out of range"))
-                self.take_run(view, engine)
+                if not self.take_run(view, engine):
+                    self.leave(i + 1, dropped)
+                    return MISSING
             if self.held.start <= i < self.held.stop:
                 break
         result = self.await_part(view, engine, i, dropped)
@@ -555,12 +558,16 @@ cdef class Window:
             run.give_up(dropped)
         return True
 
-    cdef int take_run(self, Prefetch view, Engine engine) except -1:
-        """Hold the run at the head of the ring, as soon as a worker has claimed it."""
+    cdef bint take_run(self, Prefetch view, Engine engine) except -1:
+        """Hold the run at the head of the ring, as soon as a worker has claimed it.
+
+        False if none does for long and the reader is a worker of another prefetch: they may wait for each other.
+        """
         cdef lzs_run run
         cdef lzs_status status
         cdef void *taken = NULL
-        cdef int ms = engine.wait_ms()
+        cdef bint may_help = view.crew.helps and working_for != NULL
+        cdef int ms = STALEMATE_MS if may_help else engine.wait_ms()
         cdef int64_t enough
         if lzs_ring_take(self.ring, &taken) != LZS_OK:
             lzs_ring_head(self.ring, &run)
@@ -573,9 +580,11 @@ cdef class Window:
                         lzs_progress_wait(<lzs_progress *>taken, self.ring, enough, PATIENCE_MS)
                 if taken == NULL:
                     view.look_up(engine, status)
+                    if may_help and lzs_ring_retract(self.ring) == LZS_OK:
+                        return False
         self.held = run_of(taken)
         Py_DECREF(self.held)  # the ring's
-        return 0
+        return True
 
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
         """How many parts of a run to wait for in order to have item i: to wake us for each would hold up the worker."""
@@ -598,7 +607,7 @@ cdef class Window:
                 status = lzs_progress_wait(&run.progress, self.ring, enough, ms)
             view.look_up(engine, status)
             enough, ms = i + 1 - run.start, engine.wait_ms()
-            if self.tail == run.stop and i + 1 < run.stop:
+            if self.tail == run.stop and i - i % self.grain + self.grain < run.stop:
                 # What seemed cheap is not: one worker should not be left alone with all of it.
                 if not lzs_load(&run.slow):
                     lzs_store(&engine.item_ns, RUN_NS)
