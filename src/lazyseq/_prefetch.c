@@ -176,7 +176,6 @@ static inline void relax(uint32_t look)
 
 enum { OWNED, TODO, CLAIMED, WRITING, DONE };
 
-enum { AWAKE, ANNOUNCED, WOKEN };
 
 #define CACHE_LINE 64
 #define GENERATION_MASK ((UINT64_C(1) << 48) - 1)
@@ -191,10 +190,12 @@ typedef struct {
     uint64_t generation;
 } slot;
 
+enum { AWAKE, ANNOUNCED, CALLED };
+
 typedef struct {
     _Alignas(CACHE_LINE) parker parker;
-    _Atomic uint32_t asleep; /* AWAKE, ANNOUNCED, or WOKEN + the number of the ring that has work for it */
-    uint32_t turn;           /* the ring to look into first */
+    _Atomic uint32_t asleep; /* AWAKE, ANNOUNCED, or CALLED + the number of the ring that wakes it */
+    uint32_t turn;           /* the ring that was looked into last */
 } worker;
 
 struct lzs_crew {
@@ -380,17 +381,18 @@ lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
     return LZS_OK;
 }
 
-/* Wake at most n workers that sleep, for work in ring k; those of low number first: a few warm ones are better than many
- * cold. */
-static void wake_workers(lzs_crew *crew, uint32_t k, uint64_t n)
+/* Wake at most n workers that sleep, those of low number first: a few warm ones are better than many cold. They look
+ * into this ring first: if they took others' work, which was left to workers awake, this ring's reader might sleep on
+ * beside a worker that sleeps. */
+static void wake_workers(lzs_crew *crew, uint32_t ring, uint64_t n)
 {
     for (uint32_t i = 0; i < crew->nworkers && n > 0; i++) {
         worker *w = &crew->workers[i];
         uint32_t announced = ANNOUNCED;
         /* E9 seq_cst: an announcement that is not seen here comes before a look that sees the frontier. Taking it is
-         * relaxed: it only counts that one of us does. */
+         * relaxed: it only counts that one of us does, and which. */
         if (atomic_load_explicit(&w->asleep, memory_order_seq_cst) == ANNOUNCED &&
-            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, WOKEN + k, memory_order_relaxed,
+            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + ring, memory_order_relaxed,
                                                     memory_order_relaxed)) {
             atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
             unpark(&w->parker);
@@ -615,11 +617,10 @@ lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 {
     worker *me = &crew->workers[w];
-    uint32_t asleep = AWAKE; /* what we found when we woke, if we have not looked since */
     lzs_status status;
+    uint32_t call;
 
     while ((status = lzs_crew_claim(crew, w, claim)) == LZS_EMPTY) {
-        asleep = AWAKE;
         /* E14 seq_cst: whoever counts on us has shown its work before we stop, and the looks below see it. */
         atomic_fetch_add_explicit(&crew->looking, 1, memory_order_seq_cst);
         for (uint32_t k = 0; k < looks_of(crew) && status == LZS_EMPTY; k++) {
@@ -637,17 +638,17 @@ lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
         if (status == LZS_EMPTY)
             park(&me->parker, -1);
         /* Relaxed: whoever takes the announcement back, reader or worker, counts it off, once. */
-        asleep = atomic_exchange_explicit(&me->asleep, AWAKE, memory_order_relaxed);
-        if (asleep == ANNOUNCED)
+        call = atomic_exchange_explicit(&me->asleep, AWAKE, memory_order_relaxed);
+        if (call == ANNOUNCED)
             atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
         else if (status == LZS_OK)
-            wake_workers(crew, asleep - WOKEN, 1); /* we were awake already, and may have found something else */
+            /* We were awake already, and what we were woken for may not be what we found. */
+            wake_workers(crew, call - CALLED, 1);
+        else
+            me->turn = call - CALLED - 1; /* the ring before; before the first one, adding 1 wraps to it */
         if (status != LZS_EMPTY)
-            return status;
+            break;
     }
-    /* Woken for the work of one reader, which may sleep by now and count on us, and found that of another first. */
-    if (status == LZS_OK && asleep >= WOKEN && asleep - WOKEN != claim->number)
-        wake_workers(crew, asleep - WOKEN, 1);
     return status;
 }
 

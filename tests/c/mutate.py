@@ -193,7 +193,7 @@ EDITS = [
     ),
     (
         "wake_workers: an announcement is not taken back",
-        """            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, WOKEN + k, memory_order_relaxed,
+        """            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + ring, memory_order_relaxed,
                                                     memory_order_relaxed)) {""",
         "            announced) {",
     ),
@@ -209,10 +209,10 @@ EDITS = [
     ),
     (
         "claim_wait: who wakes by itself is not counted off",
-        """        if (asleep == ANNOUNCED)
+        """        if (call == ANNOUNCED)
             atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
 """,
-        "        if (asleep == ANNOUNCED)\n            ;\n",
+        "        if (call == ANNOUNCED)\n            ;\n",
     ),
     (
         "claim_wait: who has looked is not counted off",
@@ -221,14 +221,13 @@ EDITS = [
     ),
     (
         "claim_wait: who was awake when it was woken keeps it to itself",
-        "        else if (status == LZS_OK)\n            wake_workers(crew, asleep - WOKEN, 1); /* we",
-        "        else if (0)\n            wake_workers(crew, asleep - WOKEN, 1); /* we",
+        "        else if (status == LZS_OK)\n            /* We",
+        "        else if (0)\n            /* We",
     ),
     (
-        "claim_wait: who was woken for another ring keeps it to itself",
-        "    if (status == LZS_OK && asleep >= WOKEN && asleep - WOKEN != claim->number)\n"
-        "        wake_workers(crew, asleep - WOKEN, 1);\n",
-        "",
+        "claim_wait: who was woken for one ring looks into another first",
+        "            me->turn = call - CALLED - 1;",
+        "            ;",
     ),
     (
         "progress_add: no wake",

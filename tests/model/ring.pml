@@ -1,9 +1,9 @@
 /* A model of the ring's protocol, for Spin: src/lazyseq/_prefetch.c, step by step. `./run` checks it.
  *
- * One step is one access to one shared variable, together with what its thread then does on its own; E1..E14, P1, P2 and
- * R1 name the same places as in the C. RINGS readers do all that a reader may, in any order: publish, flush, take, wait,
- * drop, retract, await the parts of a result. WORKERS workers claim, evaluate, deliver or attach. Readers go on until LAST
- * positions have gone through each ring.
+ * One step is one access to one shared variable, together with what its thread then does on its own; E1..E14, P1, P2
+ * and R1 name the same places as in the C. RINGS readers do all that a reader may, in any order: publish, flush, take,
+ * wait, drop, retract, await the parts of a result, until LAST positions have gone through each ring. WORKERS workers
+ * claim, evaluate, deliver or attach.
  *
  * What is checked, in every reachable state:
  *   - nobody waits for ever: each execution ends with all threads over (no sleep here has a timeout), and none goes round
@@ -13,6 +13,8 @@
  *   - who sleeps is counted, never more often than it is;
  *   - with -DREST, also items and readers that take so long that everybody else comes to rest: then no worker sleeps
  *     while a reader that sleeps has a run that nobody has claimed, and not all sleep while any such run is shown.
+ *     (Three workers and two rings are out of reach: that a worker looks first into the ring it is called to matters
+ *     only there.)
  *
  * What is not:
  *   - memory orders: Spin interleaves whole steps, as if every access were seq_cst. That the orders in the C make it so
@@ -94,7 +96,9 @@ byte frontier[RINGS], first[RINGS], wanted[RINGS], hint[RINGS];
 byte nrings = 1;
 bit closed;
 byte asleep, looking;
-bit announced[WORKERS]; /* worker.asleep */
+byte announced[WORKERS]; /* worker.asleep */
+#define ANNOUNCED 1
+#define CALLED 2
 
 #define EMPTY 0
 #define PARKED 1
@@ -170,26 +174,31 @@ inline unpark(p)
 #endif
 }
 
-/* At most `most` sleepers; changes `most` and w. */
-inline wake_workers(most)
+/* Call at most `most` sleepers to a ring; changes `most` and w. */
+inline wake_workers(ring, most)
 {
     w = 0;
     do
     :: w < WORKERS && most > 0 ->
         if
 #ifdef FINE
-        :: announced[w] -> /* E9 */
+        :: announced[w] == ANNOUNCED -> /* E9 */
             if
-            :: d_step { announced[w] -> announced[w] = false }
+            :: d_step { announced[w] == ANNOUNCED -> announced[w] = CALLED + ring }
                 d_step { assert(asleep > 0); asleep--; most-- }
                 unpark(w)
-            :: !announced[w]
+            :: announced[w] != ANNOUNCED
             fi
 #else
-        :: d_step { announced[w] -> announced[w] = false; assert(asleep > 0); asleep--; most-- } /* E9 */
+        :: d_step { announced[w] == ANNOUNCED -> /* E9 */
+                announced[w] = CALLED + ring;
+                assert(asleep > 0);
+                asleep--;
+                most--
+            }
             unpark(w)
 #endif
-        :: !announced[w] /* E9 */
+        :: announced[w] != ANNOUNCED /* E9 */
         fi;
         w++
     :: else -> d_step { w = 0; most = 0 } break
@@ -249,7 +258,7 @@ inline flush()
 #ifndef BUG_SLEEPERS_BEFORE_FRONTIER
     n = (asleep > 0 -> n : 0); /* E9 */
 #endif
-    wake_workers(n)
+    wake_workers(me, n)
 }
 
 inline wake_helpers()
@@ -265,7 +274,7 @@ inline wake_helpers()
         :: else -> break
         od;
         i = 0;
-        wake_workers(n)
+        wake_workers(me, n)
     :: asleep == 0
     fi
 #endif
@@ -636,12 +645,12 @@ inline claim_wait()
             :: status == NOTHING ->
 #endif
 #ifdef BUG_ANNOUNCED_BEFORE_COUNTED
-                announced[me] = true;
+                announced[me] = ANNOUNCED;
                 asleep++;
 #else
                 TOGETHER {
                     asleep++;            /* E9: counted, */
-                    announced[me] = true /* E9: announced, */
+                    announced[me] = ANNOUNCED /* E9: announced, */
                 }
 #endif
 #ifndef BUG_NO_LOOK_AFTER_THE_ANNOUNCEMENT
@@ -656,18 +665,20 @@ inline claim_wait()
                 fi;
                 if
 #ifdef FINE
-                :: d_step { announced[me] -> announced[me] = false }
+                :: d_step { announced[me] == ANNOUNCED -> announced[me] = 0 }
                     d_step { assert(asleep > 0); asleep-- }
 #else
-                :: d_step { announced[me] -> announced[me] = false; assert(asleep > 0); asleep-- }
+                :: d_step { announced[me] == ANNOUNCED -> announced[me] = 0; assert(asleep > 0); asleep-- }
 #endif
-                :: !announced[me] ->
-#ifndef BUG_WAKE_UP_NOT_HANDED_ON
+                :: d_step { announced[me] != ANNOUNCED -> call = announced[me] - CALLED; announced[me] = 0 }
                     if
-                    :: status == FOUND -> n = 1; wake_workers(n)
-                    :: else
-                    fi
+#ifndef BUG_WAKE_UP_NOT_HANDED_ON
+                    :: status == FOUND -> n = 1; wake_workers(call, n)
 #endif
+                    :: status == NOTHING -> turn = (call > 0 -> call - 1 : RINGS) /* one before it */
+                    :: else
+                    fi;
+                    call = 0
                 fi
 #if LOOKS
 #ifdef BUG_LOOKING_UNTIL_THE_SLEEP
@@ -785,7 +796,7 @@ inline add_parts()
 
 proctype Worker(byte me)
 {
-    byte turn, status, from, until, mine, p, what, k, n, w, r;
+    byte turn, status, from, until, mine, p, what, k, n, w, r, call;
     bool got, some, every;
 
     do
