@@ -6,7 +6,7 @@
  * claim, evaluate, deliver or attach.
  *
  * What is checked, in every reachable state:
- *   - nobody waits for ever: each execution ends with all threads over (no sleep here has a timeout), and none goes round
+ *   - nobody waits for ever: each execution ends with all threads over (no sleep here has a timeout), none goes round
  *     in circles;
  *   - a result that is taken or dropped belongs to the run at that place, and none is overwritten, lost or given twice;
  *     no run is claimed twice; a worker that writes a result is alone and holds the slot in WRITING;
