@@ -13,8 +13,8 @@
  *   - who sleeps is counted, never more often than it is;
  *   - with -DREST, also items and readers that take so long that everybody else comes to rest: then no worker sleeps
  *     while a reader that sleeps has a run that nobody has claimed, and not all sleep while any such run is shown.
- *     (Three workers and two rings are out of reach: that a worker looks first into the ring it is called to matters
- *     only there.)
+ *     (Two rings with two workers need more than 8 GB. That a worker looks first into the ring it is called to matters
+ *     only with three.)
  *
  * What is not:
  *   - memory orders: Spin interleaves whole steps, as if every access were seq_cst. That the orders in the C make it so
