@@ -193,8 +193,8 @@ EDITS = [
     ),
     (
         "wake_workers: an announcement is not taken back",
-        """            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + ring, memory_order_relaxed,
-                                                    memory_order_relaxed)) {""",
+        "            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + ring, memory_order_relaxed,\n"
+        "                                                    memory_order_relaxed)) {",
         "            announced) {",
     ),
     (
