@@ -382,9 +382,9 @@ lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
 }
 
 /* Wake at most n workers that sleep, those of low number first: a few warm ones are better than many cold. They look
- * into this ring first: if they took others' work, which was left to workers awake, this ring's reader might sleep on
+ * into ring k first: if they took others' work, which was left to workers awake, this ring's reader might sleep on
  * beside a worker that sleeps. */
-static void wake_workers(lzs_crew *crew, uint32_t ring, uint64_t n)
+static void wake_workers(lzs_crew *crew, uint32_t k, uint64_t n)
 {
     for (uint32_t i = 0; i < crew->nworkers && n > 0; i++) {
         worker *w = &crew->workers[i];
@@ -392,7 +392,7 @@ static void wake_workers(lzs_crew *crew, uint32_t ring, uint64_t n)
         /* E9 seq_cst: an announcement that is not seen here comes before a look that sees the frontier. Taking it is
          * relaxed: it only counts that one of us does, and which. */
         if (atomic_load_explicit(&w->asleep, memory_order_seq_cst) == ANNOUNCED &&
-            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + ring, memory_order_relaxed,
+            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + k, memory_order_relaxed,
                                                     memory_order_relaxed)) {
             atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
             unpark(&w->parker);

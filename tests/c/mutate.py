@@ -193,7 +193,7 @@ EDITS = [
     ),
     (
         "wake_workers: an announcement is not taken back",
-        "            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + ring, memory_order_relaxed,\n"
+        "            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + k, memory_order_relaxed,\n"
         "                                                    memory_order_relaxed)) {",
         "            announced) {",
     ),
