@@ -193,9 +193,9 @@ EDITS = [
     ),
     (
         "wake_workers: an announcement is not taken back",
-        "            atomic_compare_exchange_strong_explicit(&w->asleep, &announced, CALLED + k, memory_order_relaxed,\n"
-        "                                                    memory_order_relaxed)) {",
-        "            announced) {",
+        """&announced, CALLED + k, memory_order_relaxed,
+                                                    memory_order_relaxed)) {""",
+        "&announced, CALLED + k, memory_order_relaxed,\n memory_order_relaxed) || 1) {",
     ),
     (
         "wake_workers: who is woken is not counted off",
