@@ -249,7 +249,7 @@ cdef class Engine:
             # The reader that is woken here wants the GIL: who kept it for the next claim would put it to sleep again.
             with nogil:
                 if progress != NULL:
-                    lzs_progress_add(progress, claim.ring, True)
+                    lzs_progress_add(progress, claim.ring, 1, True)
                     lzs_ring_wake(&claim)
                 status = lzs_crew_claim_wait(self.crew, worker, &claim)
             if status == LZS_CLOSED:
@@ -305,15 +305,15 @@ cdef class Engine:
                 lzs_store(&run.cut, i + 1)
                 break
             if in_turn or item_ns * (run.stop - 1 - i) <= WAKE_NS:
-                lzs_progress_add(&run.progress, claim.ring, False)
+                lzs_progress_add(&run.progress, claim.ring, 1, False)
             elif lzs_progress_wanted(&run.progress) or lzs_ring_wanted(claim):
                 paused = perf_counter_ns()
                 with nogil:  # see work()
-                    lzs_progress_add(&run.progress, claim.ring, True)
+                    lzs_progress_add(&run.progress, claim.ring, 1, True)
                     lzs_ring_wake(claim)
                 start += perf_counter_ns() - paused  # others had the GIL
             else:
-                lzs_progress_add(&run.progress, claim.ring, True)
+                lzs_progress_add(&run.progress, claim.ring, 1, True)
                 lzs_ring_wake(claim)
         self.note((perf_counter_ns() - start) // (i + 1 - run.start))
         return run

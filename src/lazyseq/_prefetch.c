@@ -65,6 +65,7 @@ enum { EMPTY, PARKED, NOTIFIED };
 /* A notification sent to somebody awake is kept, so none is lost between the last look and the wait. */
 typedef struct {
     _Atomic uint32_t word;
+    int scope; /* whether other processes may wake: what the kernel is to be told */
 #if !defined(__linux__) || defined(LZS_PARK_WITH_PTHREAD)
     pthread_mutex_t mutex;
     pthread_cond_t condition;
@@ -73,9 +74,10 @@ typedef struct {
 
 #if defined(__linux__) && !defined(LZS_PARK_WITH_PTHREAD)
 
-static int parker_init(parker *p)
+static int parker_init(parker *p, int shared)
 {
     atomic_init(&p->word, EMPTY);
+    p->scope = shared ? 0 : FUTEX_PRIVATE_FLAG;
     return 0;
 }
 
@@ -92,7 +94,7 @@ static void park(parker *p, int timeout_ms)
     /* P1 acq_rel <- P2: what the waker did before is visible when it had come first. */
     if (atomic_compare_exchange_strong_explicit(&p->word, &expected, PARKED, memory_order_acq_rel,
                                                 memory_order_acquire))
-        syscall(SYS_futex, &p->word, FUTEX_WAIT_PRIVATE, PARKED, timeout_ms < 0 ? NULL : &timeout, NULL, 0);
+        syscall(SYS_futex, &p->word, FUTEX_WAIT | p->scope, PARKED, timeout_ms < 0 ? NULL : &timeout, NULL, 0);
     /* P1 acquire <- P2, as above, for one that came during the sleep. */
     atomic_exchange_explicit(&p->word, EMPTY, memory_order_acq_rel);
 }
@@ -101,21 +103,33 @@ static void unpark(parker *p)
 {
     /* P2 release -> P1. The kernel is called only if somebody sleeps. */
     if (atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_acq_rel) == PARKED)
-        syscall(SYS_futex, &p->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+        syscall(SYS_futex, &p->word, FUTEX_WAKE | p->scope, 1, NULL, NULL, 0);
 }
 
 #else /* the same with a mutex and a condition, where there is no futex */
 
-static int parker_init(parker *p)
+static int parker_init(parker *p, int shared)
 {
+    pthread_mutexattr_t kind;
+    pthread_condattr_t waiting;
+    int failed;
+
     atomic_init(&p->word, EMPTY);
-    if (pthread_mutex_init(&p->mutex, NULL))
+    p->scope = shared ? PTHREAD_PROCESS_SHARED : PTHREAD_PROCESS_PRIVATE;
+    if (pthread_mutexattr_init(&kind))
         return -1;
-    if (pthread_cond_init(&p->condition, NULL)) {
-        pthread_mutex_destroy(&p->mutex);
+    failed = pthread_mutexattr_setpshared(&kind, p->scope) || pthread_mutex_init(&p->mutex, &kind);
+    pthread_mutexattr_destroy(&kind);
+    if (failed)
         return -1;
+    failed = pthread_condattr_init(&waiting);
+    if (!failed) {
+        failed = pthread_condattr_setpshared(&waiting, p->scope) || pthread_cond_init(&p->condition, &waiting);
+        pthread_condattr_destroy(&waiting);
     }
-    return 0;
+    if (failed)
+        pthread_mutex_destroy(&p->mutex);
+    return failed ? -1 : 0;
 }
 
 static void parker_fini(parker *p)
@@ -198,27 +212,31 @@ typedef struct {
     uint32_t turn;           /* the ring that was looked into last */
 } worker;
 
+/* Processes see shared memory at different addresses: what leads from one place in it to another is a distance. */
 struct lzs_crew {
     /* Set once, before anybody else knows the crew. */
-    worker *workers;
+    ptrdiff_t workers;
+    uint64_t size;                 /* of the memory that the crew was given, 0: it takes its own */
     void *memory, *workers_memory; /* what to free: both are aligned by hand */
     uint32_t nworkers;
     uint32_t nparkers; /* how many of the workers' parkers are initialised */
+    /* Who makes rings: how much of the memory that it was given is used. */
+    uint64_t used;
     _Atomic int closed;
     _Atomic uint32_t looks; /* how often to look again before a sleep */
     _Alignas(CACHE_LINE) _Atomic uint32_t asleep; /* how many workers have announced a sleep, or are about to */
     _Atomic uint32_t looking;                     /* how many look for work before they sleep */
     _Alignas(CACHE_LINE) _Atomic uint32_t nrings; /* how many of the rings below there are */
-    lzs_ring *rings[LZS_MAX_RINGS];
+    ptrdiff_t rings[LZS_MAX_RINGS];
 };
 
 struct lzs_ring {
     /* Set once, before anybody else knows the ring. */
-    lzs_crew *crew;
+    ptrdiff_t crew;
     uint64_t capacity;
     uint64_t mask; /* slots - 1 */
     uint32_t number;
-    slot *slots;
+    ptrdiff_t slots;
     void *memory, *slots_memory; /* what to free */
     /* The reader's own. */
     _Alignas(CACHE_LINE) uint64_t head;
@@ -242,9 +260,34 @@ static unsigned state_of(uint64_t word)
     return (unsigned)(word & 15);
 }
 
+static void *away(const void *from, ptrdiff_t distance)
+{
+    return (void *)((uintptr_t)from + (uintptr_t)distance);
+}
+
+static ptrdiff_t distance(const void *from, const void *to)
+{
+    return (ptrdiff_t)((uintptr_t)to - (uintptr_t)from);
+}
+
+static worker *worker_of(const lzs_crew *crew, uint32_t w)
+{
+    return (worker *)away(crew, crew->workers) + w;
+}
+
+static lzs_ring *ring_of(const lzs_crew *crew, uint32_t k)
+{
+    return away(crew, crew->rings[k]);
+}
+
+static lzs_crew *crew_of(const lzs_ring *ring)
+{
+    return away(ring, ring->crew);
+}
+
 static slot *slot_at(const lzs_ring *ring, uint64_t position)
 {
-    return &ring->slots[position & ring->mask];
+    return (slot *)away(ring, ring->slots) + (position & ring->mask);
 }
 
 static uint64_t wish_for(uint64_t position)
@@ -264,6 +307,44 @@ static void *allocate(uint64_t n, size_t size, void **memory)
     return *memory == NULL ? NULL : (void *)(((uintptr_t)*memory + CACHE_LINE - 1) & ~(uintptr_t)(CACHE_LINE - 1));
 }
 
+/* The same from what the crew was given, if it was: then there is nothing to free. */
+static void *allocate_for(lzs_crew *crew, uint64_t n, size_t size, void **memory)
+{
+    void *found;
+
+    if (crew->size == 0)
+        return allocate(n, size, memory);
+    *memory = NULL;
+    if (n > (crew->size - crew->used) / size)
+        return NULL;
+    found = away(crew, (ptrdiff_t)crew->used);
+    crew->used += (n * size + CACHE_LINE - 1) & ~(uint64_t)(CACHE_LINE - 1);
+    crew->used = crew->used < crew->size ? crew->used : crew->size;
+    return found;
+}
+
+/* Workers for a crew that is zeroed but for `memory` and `size`. */
+static lzs_crew *employ(lzs_crew *crew, uint32_t nworkers, uint32_t looks)
+{
+    worker *workers;
+
+    crew->nworkers = nworkers;
+    atomic_init(&crew->looks, looks);
+    workers = allocate_for(crew, nworkers, sizeof *workers, &crew->workers_memory);
+    if (workers == NULL) {
+        lzs_crew_free(crew);
+        return NULL;
+    }
+    crew->workers = distance(crew, workers);
+    for (; crew->nparkers < nworkers; crew->nparkers++) {
+        if (parker_init(&workers[crew->nparkers].parker, crew->size != 0)) {
+            lzs_crew_free(crew);
+            return NULL;
+        }
+    }
+    return crew;
+}
+
 lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
 {
     void *memory;
@@ -275,20 +356,18 @@ lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
     if (crew == NULL)
         return NULL;
     crew->memory = memory;
-    crew->nworkers = nworkers;
-    atomic_init(&crew->looks, looks);
-    crew->workers = allocate(nworkers, sizeof *crew->workers, &crew->workers_memory);
-    if (crew->workers == NULL) {
-        lzs_crew_free(crew);
+    return employ(crew, nworkers, looks);
+}
+
+lzs_crew *lzs_crew_at(void *memory, uint64_t size, uint32_t nworkers, uint32_t looks)
+{
+    lzs_crew *crew = memory;
+
+    if (nworkers < 1 || nworkers > LZS_MAX_WORKERS || size < sizeof *crew)
         return NULL;
-    }
-    for (; crew->nparkers < nworkers; crew->nparkers++) {
-        if (parker_init(&crew->workers[crew->nparkers].parker)) {
-            lzs_crew_free(crew);
-            return NULL;
-        }
-    }
-    return crew;
+    crew->size = size;
+    crew->used = sizeof *crew;
+    return employ(crew, nworkers, looks);
 }
 
 void lzs_crew_look(lzs_crew *crew, uint32_t looks)
@@ -307,9 +386,9 @@ static void free_ring(lzs_ring *ring)
 void lzs_crew_free(lzs_crew *crew)
 {
     for (uint32_t k = 0; k < atomic_load_explicit(&crew->nrings, memory_order_relaxed); k++)
-        free_ring(crew->rings[k]);
+        free_ring(ring_of(crew, k));
     for (uint32_t i = 0; i < crew->nparkers; i++)
-        parker_fini(&crew->workers[i].parker);
+        parker_fini(&worker_of(crew, i)->parker);
     free(crew->workers_memory);
     free(crew->memory);
 }
@@ -321,36 +400,38 @@ lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
     uint64_t slots = 1;
     void *memory;
     lzs_ring *ring;
+    slot *assigned;
 
     if (capacity < 1 || capacity > UINT64_MAX / 2 || k == LZS_MAX_RINGS)
         return NULL;
-    ring = allocate(1, sizeof *ring, &memory);
+    ring = allocate_for(crew, 1, sizeof *ring, &memory);
     if (ring == NULL)
         return NULL;
     ring->memory = memory;
-    if (parker_init(&ring->reader)) {
+    if (parker_init(&ring->reader, crew->size != 0)) {
         free(memory);
         return NULL;
     }
     while (slots < capacity)
         slots *= 2;
-    ring->crew = crew;
+    ring->crew = distance(ring, crew);
     ring->capacity = capacity;
     ring->mask = slots - 1;
     ring->number = k;
-    ring->slots = allocate(slots, sizeof *ring->slots, &ring->slots_memory);
-    if (ring->slots == NULL) {
+    assigned = allocate_for(crew, slots, sizeof *assigned, &ring->slots_memory);
+    if (assigned == NULL) {
         free_ring(ring);
         return NULL;
     }
+    ring->slots = distance(ring, assigned);
     ring->head = ring->tail = first;
     atomic_init(&ring->frontier, first);
     atomic_init(&ring->first, first);
     atomic_init(&ring->hint, first);
     if (first != 0)
         for (uint64_t i = 0; i < slots; i++)
-            ring->slots[i].generation = first;
-    crew->rings[k] = ring;
+            assigned[i].generation = first;
+    crew->rings[k] = distance(crew, ring);
     /* E11 release -> E11 acquire: the ring is complete. Seq_cst for E9: a worker that has announced its sleep and does
      * not see the ring is seen by the flush that first shows work in it. */
     atomic_store_explicit(&crew->nrings, k + 1, memory_order_seq_cst);
@@ -359,7 +440,7 @@ lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
 
 lzs_ring *lzs_crew_ring(const lzs_crew *crew, uint32_t k)
 {
-    return k < atomic_load_explicit(&crew->nrings, memory_order_acquire) ? crew->rings[k] : NULL; /* E11 */
+    return k < atomic_load_explicit(&crew->nrings, memory_order_acquire) ? ring_of(crew, k) : NULL; /* E11 */
 }
 
 /* ---- The reader's side ------------------------------------------------------------------------------------------ */
@@ -387,7 +468,7 @@ lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
 static void wake_workers(lzs_crew *crew, uint32_t k, uint64_t n)
 {
     for (uint32_t i = 0; i < crew->nworkers && n > 0; i++) {
-        worker *w = &crew->workers[i];
+        worker *w = worker_of(crew, i);
         uint32_t announced = ANNOUNCED;
         /* E9 seq_cst: an announcement that is not seen here comes before a look that sees the frontier. Taking it is
          * relaxed: it only counts that one of us does, and which. */
@@ -414,9 +495,9 @@ void lzs_ring_flush(lzs_ring *ring)
     atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
     /* E14 seq_cst: work is shown, then those who look for some are counted; a worker stops to look, then looks for the
      * last time. One that finds other work than this leaves it to wake_helpers. */
-    looking = atomic_load_explicit(&ring->crew->looking, memory_order_seq_cst);
-    if (added > looking && atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) > 0)
-        wake_workers(ring->crew, ring->number, added - looking);
+    looking = atomic_load_explicit(&crew_of(ring)->looking, memory_order_seq_cst);
+    if (added > looking && atomic_load_explicit(&crew_of(ring)->asleep, memory_order_seq_cst) > 0)
+        wake_workers(crew_of(ring), ring->number, added - looking);
 }
 
 /* Before the reader sleeps: as many workers as there are runs that nobody has claimed. */
@@ -424,14 +505,14 @@ static void wake_helpers(lzs_ring *ring)
 {
     uint64_t unclaimed = 0;
 
-    if (atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) == 0) /* E9 */
+    if (atomic_load_explicit(&crew_of(ring)->asleep, memory_order_seq_cst) == 0) /* E9 */
         return;
     for (uint64_t position = ring->head; position != ring->tail; position++) {
         /* Relaxed: claimed meanwhile is one futile wake-up, and nothing but the reader makes a run claimable again. */
         if (state_of(atomic_load_explicit(&slot_at(ring, position)->word, memory_order_relaxed)) == TODO)
             unclaimed++;
     }
-    wake_workers(ring->crew, ring->number, unclaimed);
+    wake_workers(crew_of(ring), ring->number, unclaimed);
 }
 
 lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run)
@@ -522,7 +603,7 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     if (ring->head == ring->tail)
         return LZS_EMPTY;
     lzs_ring_flush(ring);
-    for (uint32_t k = 0; k < looks_of(ring->crew); k++) {
+    for (uint32_t k = 0; k < looks_of(crew_of(ring)); k++) {
         if (state_of(atomic_load_explicit(&s->word, memory_order_acquire)) == DONE) /* E5 */
             return LZS_OK;
         relax(k);
@@ -531,7 +612,7 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     /* E8 seq_cst: the wish is shown, then the word is read; a worker stores DONE, then reads the wish. */
     atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);
     state = state_of(atomic_load_explicit(&s->word, memory_order_seq_cst));
-    if (state != DONE && !lzs_crew_closed(ring->crew)) {
+    if (state != DONE && !lzs_crew_closed(crew_of(ring))) {
         park(&ring->reader, timeout_ms);
         /* E5 acquire <- E4. */
         state = state_of(atomic_load_explicit(&s->word, memory_order_acquire));
@@ -540,7 +621,7 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     atomic_store_explicit(&ring->wanted, 0, memory_order_relaxed);
     if (state == DONE)
         return LZS_OK;
-    return lzs_crew_closed(ring->crew) ? LZS_CLOSED : LZS_TIMEOUT;
+    return lzs_crew_closed(crew_of(ring)) ? LZS_CLOSED : LZS_TIMEOUT;
 }
 
 /* ---- The workers' side ------------------------------------------------------------------------------------------ */
@@ -596,7 +677,7 @@ static int claim_from(lzs_ring *ring, uint32_t w, lzs_claim *claim)
 
 lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 {
-    worker *me = &crew->workers[w];
+    worker *me = worker_of(crew, w);
     uint32_t nrings;
 
     if (lzs_crew_closed(crew))
@@ -606,7 +687,7 @@ lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)
     for (uint32_t k = 0; k < nrings; k++) {
         /* In turn, so that a ring with much work does not keep the others from theirs. */
         me->turn = me->turn + 1 < nrings ? me->turn + 1 : 0;
-        if (claim_from(crew->rings[me->turn], w, claim)) {
+        if (claim_from(ring_of(crew, me->turn), w, claim)) {
             claim->number = me->turn;
             return LZS_OK;
         }
@@ -616,7 +697,7 @@ lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 
 lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
 {
-    worker *me = &crew->workers[w];
+    worker *me = worker_of(crew, w);
     lzs_status status;
     uint32_t call;
 
@@ -702,10 +783,10 @@ lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result)
 
 /* ---- A result in parts ------------------------------------------------------------------------------------------ */
 
-void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake)
+void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int64_t n, int wake)
 {
     /* Relaxed: this worker is the only writer. */
-    int64_t done = atomic_load_explicit(&progress->done, memory_order_relaxed) + 1, wanted;
+    int64_t done = atomic_load_explicit(&progress->done, memory_order_relaxed) + n, wanted;
 
     if (!wake) {
         atomic_store_explicit(&progress->done, done, memory_order_release); /* E12 */
@@ -740,20 +821,20 @@ void lzs_progress_want(lzs_progress *progress, int64_t n)
 lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms)
 {
     lzs_ring_flush(ring);
-    for (uint32_t k = 0; k < looks_of(ring->crew); k++) {
+    for (uint32_t k = 0; k < looks_of(crew_of(ring)); k++) {
         if (lzs_progress_done(progress) >= n)
             return LZS_OK;
         relax(k);
     }
     wake_helpers(ring);
     lzs_progress_want(progress, n);
-    if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(ring->crew))
+    if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(crew_of(ring)))
         park(&ring->reader, timeout_ms);
     /* Relaxed: a worker that still sees the wish wakes a reader that is awake, which costs one futile wake-up. */
     atomic_store_explicit(&progress->wanted, 0, memory_order_relaxed);
     if (lzs_progress_done(progress) >= n)
         return LZS_OK;
-    return lzs_crew_closed(ring->crew) ? LZS_CLOSED : LZS_TIMEOUT;
+    return lzs_crew_closed(crew_of(ring)) ? LZS_CLOSED : LZS_TIMEOUT;
 }
 
 /* ---- The end ---------------------------------------------------------------------------------------------------- */
@@ -763,9 +844,9 @@ void lzs_crew_close(lzs_crew *crew)
     /* E10 seq_cst: a notification is never lost, and a ring that is made too late to be woken here sees the close. */
     atomic_store_explicit(&crew->closed, 1, memory_order_seq_cst);
     for (uint32_t i = 0; i < crew->nworkers; i++)
-        unpark(&crew->workers[i].parker);
+        unpark(&worker_of(crew, i)->parker);
     for (uint32_t k = 0, n = atomic_load_explicit(&crew->nrings, memory_order_seq_cst); k < n; k++)
-        unpark(&crew->rings[k]->reader);
+        unpark(&ring_of(crew, k)->reader);
 }
 
 int lzs_crew_closed(const lzs_crew *crew)

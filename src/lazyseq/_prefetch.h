@@ -14,6 +14,7 @@
 #define LAZYSEQ_PREFETCH_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define LZS_MAX_WORKERS 4095 /* the owner field of a slot's word has 12 bits, and 0 means nobody */
@@ -51,6 +52,10 @@ typedef struct {
 /* A crew without a ring, or NULL when there is no memory for it. Who waits looks `looks` times, of some 200 ns each,
  * before it sleeps; not at all where there is one processor. */
 lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks);
+
+/* The same in `size` bytes of zeroed memory on a cache line, which processes may share, wherever they see it; so are its
+ * rings, while there is room. */
+lzs_crew *lzs_crew_at(void *memory, uint64_t size, uint32_t nworkers, uint32_t looks);
 
 /* Look as many times from now on. */
 void lzs_crew_look(lzs_crew *crew, uint32_t looks);
@@ -118,8 +123,8 @@ typedef struct {
     void *owner;            /* the caller's */
 } lzs_progress;
 
-/* The worker: one more part is complete; whether to wake a reader that sleeps for it, or for one before. */
-void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake);
+/* The worker: n more parts are complete; whether to wake a reader that sleeps for one of them, or for one before. */
+void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int64_t n, int wake);
 
 /* The worker: whether the reader sleeps for the next part, or for one before: a hint. */
 int lzs_progress_wanted(const lzs_progress *progress);

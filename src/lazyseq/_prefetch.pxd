@@ -32,6 +32,7 @@ cdef extern from "_prefetch.h" nogil:
         void *owner
 
     lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
+    lzs_crew *lzs_crew_at(void *memory, uint64_t size, uint32_t nworkers, uint32_t looks)
     void lzs_crew_look(lzs_crew *crew, uint32_t looks)
     void lzs_crew_free(lzs_crew *crew)
     lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
@@ -50,7 +51,7 @@ cdef extern from "_prefetch.h" nogil:
     lzs_status lzs_ring_deliver(const lzs_claim *claim, void *result)
     lzs_status lzs_ring_attach(const lzs_claim *claim, void *result)
     void lzs_ring_wake(const lzs_claim *claim)
-    void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int wake)
+    void lzs_progress_add(lzs_progress *progress, lzs_ring *ring, int64_t n, int wake)
     int lzs_progress_wanted(const lzs_progress *progress)
     int64_t lzs_progress_done(const lzs_progress *progress)
     void lzs_progress_want(lzs_progress *progress, int64_t n)

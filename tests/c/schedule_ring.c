@@ -736,7 +736,7 @@ static void evaluate_in_parts(const lzs_claim *c, entry *e)
         int wakes = k == e->run.count - 1 || one_in(2);
         take_long();
         r->parts[k] = now();
-        lzs_progress_add(&r->progress, c->ring, wakes);
+        lzs_progress_add(&r->progress, c->ring, 1, wakes);
         if (wakes) {
             e->told = k + 1;
             lzs_ring_wake(c);
@@ -1051,7 +1051,7 @@ static void parkers_alone(void)
 {
     plan.spurious = 0;
     for (unsigned k = 0; k < 2 * ROUNDS; k++)
-        CHECK(parker_init(&bells[k % 2][k / 2]) == 0);
+        CHECK(parker_init(&bells[k % 2][k / 2], 0) == 0);
     begin(READERS, ring_and_sleep, 0);
     begin(WORKERS, ring_and_sleep, 1);
     run_tasks();
@@ -1079,7 +1079,7 @@ static void finish_once(unsigned in_parts)
 {
     lzs_claim c;
     if (in_parts)
-        lzs_progress_add(&the_progress, the_ring, 1);
+        lzs_progress_add(&the_progress, the_ring, 1, 1);
     else
         CHECK(lzs_crew_claim(the_crew, 0, &c) == LZS_OK && lzs_ring_deliver(&c, &the_ring) == LZS_OK);
 }
@@ -1158,13 +1158,13 @@ static void no_worker_is_woken_in_vain(void)
             uint32_t expected = runs > looking ? runs - looking : 0, woken = 0;
 
             for (uint32_t w = 0; w < MANY; w++)
-                atomic_init(&the_crew->workers[w].asleep, ANNOUNCED);
+                atomic_init(&worker_of(the_crew, w)->asleep, ANNOUNCED);
             atomic_init(&the_crew->asleep, MANY);
             atomic_init(&the_crew->looking, looking);
             publish(ring, runs);
             lzs_ring_flush(ring);
             for (uint32_t w = 0; w < MANY; w++)
-                woken += the_crew->workers[w].asleep != ANNOUNCED;
+                woken += worker_of(the_crew, w)->asleep != ANNOUNCED;
             CHECK(woken == expected && the_crew->asleep == MANY - expected);
             CHECK(lzs_ring_wait(ring, 0) == LZS_TIMEOUT);
             CHECK(the_crew->asleep == MANY - expected - (MANY - expected < runs ? MANY - expected : runs));
@@ -1191,14 +1191,14 @@ static void no_reader_is_woken_in_vain(void)
 
     atomic_init(&progress.done, 0);
     atomic_init(&progress.wanted, 0);
-    lzs_progress_add(&progress, ring, 1);
+    lzs_progress_add(&progress, ring, 1, 1);
     CHECK(ring->reader.word == EMPTY);
     lzs_progress_want(&progress, 3);
-    lzs_progress_add(&progress, ring, 1);
+    lzs_progress_add(&progress, ring, 1, 1);
     CHECK(ring->reader.word == EMPTY);
-    lzs_progress_add(&progress, ring, 0);
+    lzs_progress_add(&progress, ring, 1, 0);
     CHECK(ring->reader.word == EMPTY);
-    lzs_progress_add(&progress, ring, 1);
+    lzs_progress_add(&progress, ring, 1, 1);
     CHECK(ring->reader.word == NOTIFIED);
     lzs_crew_free(the_crew);
 }

@@ -8,6 +8,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -576,7 +579,7 @@ static void a_result_in_parts(uint64_t first)
     for (int64_t n = 1; n <= 3; n++) {
         CHECK(lzs_progress_wait(&progress, ring, n, 0) == LZS_TIMEOUT);
         CHECK(atomic_load(&progress.wanted) == 0);
-        lzs_progress_add(&progress, ring, (int)n & 1);
+        lzs_progress_add(&progress, ring, 1, (int)n & 1);
         lzs_ring_wake(&c);
         CHECK(lzs_progress_done(&progress) == n);
         CHECK(lzs_progress_wait(&progress, ring, n, -1) == LZS_OK);
@@ -586,6 +589,91 @@ static void a_result_in_parts(uint64_t first)
     for (int i = 0; i < 3; i++)
         CHECK(lzs_progress_wait(&progress, ring, 4, -1) == LZS_CLOSED);
     free_ring(ring);
+}
+
+static void parts_may_come_together(uint64_t first)
+{
+    lzs_ring *ring = new_ring(1, 1, first);
+    lzs_progress progress = {0};
+
+    lzs_progress_add(&progress, ring, 3, 1);
+    CHECK(lzs_progress_done(&progress) == 3 && lzs_progress_wait(&progress, ring, 3, -1) == LZS_OK);
+    lzs_progress_add(&progress, ring, 4, 0);
+    CHECK(lzs_progress_done(&progress) == 7 && lzs_progress_wait(&progress, ring, 8, 0) == LZS_TIMEOUT);
+    free_ring(ring);
+}
+
+/* ---- A crew in shared memory ------------------------------------------------------------------------------------ */
+
+#define SHARED_BYTES (1 << 16)
+#define SHARED_RUNS 5000
+
+static void processes_share_a_crew(uint64_t first)
+{
+    FILE *file = tmpfile();
+    lzs_crew *shared;
+    lzs_ring *ring;
+    pid_t children[2];
+    int status;
+
+    CHECK(file != NULL && ftruncate(fileno(file), SHARED_BYTES) == 0);
+    shared = mmap(NULL, SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
+    CHECK(shared != MAP_FAILED && lzs_crew_at(shared, SHARED_BYTES, 2, 8) == shared);
+    ring = lzs_ring_new(shared, 16, first);
+    CHECK(ring != NULL);
+    for (uint32_t w = 0; w < 2; w++) {
+        children[w] = fork();
+        CHECK(children[w] >= 0);
+        if (children[w] == 0) {
+            lzs_claim c;
+            lzs_crew *mine = mmap(NULL, SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fileno(file), 0);
+            if (mine == MAP_FAILED || mine == shared || munmap(shared, SHARED_BYTES))
+                _exit(1);
+            while (lzs_crew_claim_wait(mine, w, &c) == LZS_OK)
+                if (lzs_ring_deliver(&c, (void *)(uintptr_t)(c.run.index * c.run.count)) != LZS_OK)
+                    _exit(2);
+            _exit(0);
+        }
+    }
+    for (int64_t head = 0, tail = 0; head < SHARED_RUNS; head++) {
+        void *result;
+        while (tail < SHARED_RUNS && lzs_ring_publish(ring, (lzs_run){tail, tail % 7}) == LZS_OK)
+            tail++;
+        while (lzs_ring_take(ring, &result) != LZS_OK)
+            CHECK(lzs_ring_wait(ring, -1) != LZS_CLOSED);
+        CHECK((int64_t)(uintptr_t)result == head * (head % 7));
+    }
+    lzs_crew_close(shared);
+    for (int w = 0; w < 2; w++)
+        CHECK(waitpid(children[w], &status, 0) == children[w] && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    lzs_crew_free(shared);
+    CHECK(munmap(shared, SHARED_BYTES) == 0 && fclose(file) == 0);
+}
+
+static void a_crew_stays_within_its_memory(uint64_t first)
+{
+    _Alignas(64) static unsigned char memory[SHARED_BYTES];
+    lzs_crew *within;
+    uint64_t size;
+    int n = 0;
+
+    CHECK(lzs_crew_at(memory, 64, 1, 0) == NULL);
+    CHECK(lzs_crew_at(memory, SHARED_BYTES, 0, 0) == NULL);
+    for (size = 64; (within = lzs_crew_at(memory, size, 2, 0)) == NULL; size += 64)
+        memset(memory, 0, sizeof memory);
+    CHECK(lzs_ring_new(within, 1, first) == NULL); /* there is room for the workers, and for no more */
+    lzs_crew_free(within);
+    memset(memory, 0, sizeof memory);
+    size = SHARED_BYTES - 100;
+    memset(memory + size, 77, 100);
+    within = lzs_crew_at(memory, size, 2, 0);
+    while (lzs_ring_new(within, 16, first) != NULL)
+        n++;
+    CHECK(n > 10 && lzs_ring_new(within, 1 << 20, first) == NULL && lzs_crew_ring(within, (uint32_t)n) == NULL);
+    for (int i = 0; i < 100; i++)
+        CHECK(memory[size + (uint64_t)i] == 77);
+    lzs_crew_free(within);
+    memset(memory, 0, sizeof memory);
 }
 
 /* ---- Waiting and waking ----------------------------------------------------------------------------------------- */
@@ -828,6 +916,9 @@ int main(void)
         TEST(any_sequence_of_calls),
         TEST(rings_take_turns),
         TEST(a_result_in_parts),
+        TEST(parts_may_come_together),
+        TEST(processes_share_a_crew),
+        TEST(a_crew_stays_within_its_memory),
         TEST(wait_ends_in_time),
         TEST(deliver_wakes_the_reader),
         TEST(flush_wakes_a_sleeper_for_each_run),
