@@ -9,7 +9,7 @@
  *   slot.word             reader E1 E5 E6,           everyone
  *                         the claiming worker E2-E4
  *   slot.index .count     reader, before E1          workers after E2, the reader
- *     .position
+ *     .item .position
  *   slot.result           the worker in WRITING      the reader after E5
  *   slot.generation       reader                     reader
  *   ring.head .tail       reader                     reader
@@ -199,6 +199,7 @@ typedef struct {
     /* Atomics: a worker whose claim was cancelled may read them while the reader assigns the slot anew. */
     _Atomic int64_t index;
     _Atomic int64_t count;
+    _Atomic int64_t item;
     _Atomic uint64_t position;
     void *result;
     uint64_t generation;
@@ -455,6 +456,7 @@ lzs_status lzs_ring_publish(lzs_ring *ring, lzs_run run)
     /* R1 release -> R1 acquire: who sees one of these sees that E6 or E5 has ended the assignment before. */
     atomic_store_explicit(&s->index, run.index, memory_order_release);
     atomic_store_explicit(&s->count, run.count, memory_order_release);
+    atomic_store_explicit(&s->item, run.item, memory_order_release);
     atomic_store_explicit(&s->position, ring->tail, memory_order_release);
     /* E1 release -> E2: the run is visible before the word, and the last result was read before it. */
     atomic_store_explicit(&s->word, word_of(s->generation, 0, TODO), memory_order_release);
@@ -524,6 +526,7 @@ lzs_status lzs_ring_head(const lzs_ring *ring, lzs_run *run)
     /* Relaxed: the reader itself wrote them. */
     run->index = atomic_load_explicit(&s->index, memory_order_relaxed);
     run->count = atomic_load_explicit(&s->count, memory_order_relaxed);
+    run->item = atomic_load_explicit(&s->item, memory_order_relaxed);
     return LZS_OK;
 }
 
@@ -650,6 +653,7 @@ static int scan(lzs_ring *ring, uint64_t from, uint64_t frontier, uint32_t w, lz
         /* R1 acquire <- R1 release: had one of these come from a later assignment, the word below would be another. */
         claim->run.index = atomic_load_explicit(&s->index, memory_order_acquire);
         claim->run.count = atomic_load_explicit(&s->count, memory_order_acquire);
+        claim->run.item = atomic_load_explicit(&s->item, memory_order_acquire);
         /* From the slot, not from the scan: a slow scan may have found the slot assigned to a later position. */
         claim->position = atomic_load_explicit(&s->position, memory_order_acquire);
         if (atomic_load_explicit(&s->word, memory_order_relaxed) != claimed)

@@ -34,10 +34,12 @@ typedef enum {
     LZS_CLOSED,
 } lzs_status;
 
-/* A run of `count` consecutive items from `index` on. */
+/* A run of `count` consecutive items from `index` on. Where the workers number them otherwise, `item` is their number of
+ * the first. */
 typedef struct {
     int64_t index;
     int64_t count;
+    int64_t item;
 } lzs_run;
 
 /* What a worker holds from claim to deliver. */

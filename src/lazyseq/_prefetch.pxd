@@ -22,6 +22,7 @@ cdef extern from "_prefetch.h" nogil:
     ctypedef struct lzs_run:
         int64_t index
         int64_t count
+        int64_t item
 
     ctypedef struct lzs_claim:
         lzs_ring *ring

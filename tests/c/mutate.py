@@ -87,7 +87,7 @@ EDITS = [
     ),
     (
         "wait: no look whether the crew is closed",
-        "if (state != DONE && !lzs_crew_closed(ring->crew)) {",
+        "if (state != DONE && !lzs_crew_closed(crew_of(ring))) {",
         "if (state != DONE) {",
     ),
     (
@@ -104,12 +104,12 @@ EDITS = [
     ),
     (
         "progress_wait: no look after showing the wish",
-        "if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(ring->crew))",
-        "if (!lzs_crew_closed(ring->crew))",
+        "if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(crew_of(ring)))",
+        "if (!lzs_crew_closed(crew_of(ring)))",
     ),
     (
         "progress_wait: no look whether the crew is closed",
-        "if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(ring->crew))",
+        "if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n && !lzs_crew_closed(crew_of(ring)))",
         "if (atomic_load_explicit(&progress->done, memory_order_seq_cst) < n)",
     ),
     (
@@ -140,11 +140,11 @@ EDITS = [
         "if (atomic_load_explicit(&ring->wanted, memory_order_seq_cst) == wish &&",
         "if ((wish = atomic_load_explicit(&ring->wanted, memory_order_seq_cst)) != 0 &&",
     ),
-    ("flush: no wake", "        wake_workers(ring->crew, ring->number, added - looking);\n", "        ;\n"),
+    ("flush: no wake", "        wake_workers(crew_of(ring), ring->number, added - looking);\n", "        ;\n"),
     (
         "flush: one is woken",
-        "        wake_workers(ring->crew, ring->number, added - looking);\n",
-        "        wake_workers(ring->crew, ring->number, 1);\n",
+        "        wake_workers(crew_of(ring), ring->number, added - looking);\n",
+        "        wake_workers(crew_of(ring), ring->number, 1);\n",
     ),
     ("flush: who looks is not counted", "added - looking);", "added);"),
     ("flush: more look than there are runs", "    if (added > looking && ", "    if ("),
@@ -152,10 +152,10 @@ EDITS = [
         "flush: who looks is counted before the work is shown",
         """    atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
 """,
-        """    looking = atomic_load_explicit(&ring->crew->looking, memory_order_seq_cst);
+        """    looking = atomic_load_explicit(&crew_of(ring)->looking, memory_order_seq_cst);
     atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
-    if (added > looking && atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) > 0)
-        wake_workers(ring->crew, ring->number, added - looking);
+    if (added > looking && atomic_load_explicit(&crew_of(ring)->asleep, memory_order_seq_cst) > 0)
+        wake_workers(crew_of(ring), ring->number, added - looking);
     return;
 """,
     ),
@@ -163,18 +163,18 @@ EDITS = [
         "flush: sleepers are counted before the work is shown",
         """    atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
 """,
-        """    if (atomic_load_explicit(&ring->crew->asleep, memory_order_seq_cst) == 0) {
+        """    if (atomic_load_explicit(&crew_of(ring)->asleep, memory_order_seq_cst) == 0) {
         atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
         return;
     }
     atomic_store_explicit(&ring->frontier, ring->tail, memory_order_seq_cst);
 """,
     ),
-    ("wake_helpers: nobody", "    wake_workers(ring->crew, ring->number, unclaimed);\n", ""),
+    ("wake_helpers: nobody", "    wake_workers(crew_of(ring), ring->number, unclaimed);\n", ""),
     (
         "wake_helpers: one is woken",
-        "    wake_workers(ring->crew, ring->number, unclaimed);\n",
-        "    wake_workers(ring->crew, ring->number, unclaimed > 0);\n",
+        "    wake_workers(crew_of(ring), ring->number, unclaimed);\n",
+        "    wake_workers(crew_of(ring), ring->number, unclaimed > 0);\n",
     ),
     (
         "wake_helpers: the head is not counted",
@@ -250,20 +250,20 @@ EDITS = [
         "        return LZS_EMPTY;\n    lzs_ring_flush(ring);\n",
         "        return LZS_EMPTY;\n",
     ),
-    ("close: workers sleep on", "        unpark(&crew->workers[i].parker);\n", "        ;\n"),
-    ("close: readers sleep on", "        unpark(&crew->rings[k]->reader);\n", "        ;\n"),
+    ("close: workers sleep on", "        unpark(&worker_of(crew, i)->parker);\n", "        ;\n"),
+    ("close: readers sleep on", "        unpark(&ring_of(crew, k)->reader);\n", "        ;\n"),
     (
         "close: said after all were woken",
         """    atomic_store_explicit(&crew->closed, 1, memory_order_seq_cst);
     for (uint32_t i = 0; i < crew->nworkers; i++)
-        unpark(&crew->workers[i].parker);
+        unpark(&worker_of(crew, i)->parker);
     for (uint32_t k = 0, n = atomic_load_explicit(&crew->nrings, memory_order_seq_cst); k < n; k++)
-        unpark(&crew->rings[k]->reader);
+        unpark(&ring_of(crew, k)->reader);
 """,
         """    for (uint32_t i = 0; i < crew->nworkers; i++)
-        unpark(&crew->workers[i].parker);
+        unpark(&worker_of(crew, i)->parker);
     for (uint32_t k = 0, n = atomic_load_explicit(&crew->nrings, memory_order_seq_cst); k < n; k++)
-        unpark(&crew->rings[k]->reader);
+        unpark(&ring_of(crew, k)->reader);
     atomic_store_explicit(&crew->closed, 1, memory_order_seq_cst);
 """,
     ),
@@ -289,7 +289,7 @@ EDITS = [
     ),
     (
         "unpark, futex: the kernel is not called",
-        "        syscall(SYS_futex, &p->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);\n",
+        "        syscall(SYS_futex, &p->word, FUTEX_WAKE | p->scope, 1, NULL, NULL, 0);\n",
         "        ;\n",
     ),
     (
@@ -329,6 +329,7 @@ EDITS = [
         "publish: the word comes before the run",
         """    atomic_store_explicit(&s->index, run.index, memory_order_release);
     atomic_store_explicit(&s->count, run.count, memory_order_release);
+    atomic_store_explicit(&s->item, run.item, memory_order_release);
     atomic_store_explicit(&s->position, ring->tail, memory_order_release);
     /* E1 release -> E2: the run is visible before the word, and the last result was read before it. */
     atomic_store_explicit(&s->word, word_of(s->generation, 0, TODO), memory_order_release);
@@ -336,6 +337,7 @@ EDITS = [
         """    atomic_store_explicit(&s->word, word_of(s->generation, 0, TODO), memory_order_release);
     atomic_store_explicit(&s->index, run.index, memory_order_release);
     atomic_store_explicit(&s->count, run.count, memory_order_release);
+    atomic_store_explicit(&s->item, run.item, memory_order_release);
     atomic_store_explicit(&s->position, ring->tail, memory_order_release);
 """,
     ),
@@ -413,8 +415,8 @@ EDITS = [
     ),
     (
         "ring_new: counted before it can be found",
-        "    crew->rings[k] = ring;\n",
-        "    atomic_store_explicit(&crew->nrings, k + 1, memory_order_seq_cst);\n    crew->rings[k] = ring;\n",
+        "    crew->rings[k] = distance(crew, ring);\n",
+        "    atomic_store_explicit(&crew->nrings, k + 1, memory_order_seq_cst);\n    crew->rings[k] = distance(crew, ring);\n",
     ),
 ]
 

@@ -784,7 +784,7 @@ static void work(unsigned w)
         CHECK(knows(from->made));
         CHECK(c.ring == from->ring && c.run.index >= 0 && c.run.index < from->tail);
         e = &from->runs[c.run.index];
-        CHECK(c.run.count == e->run.count && c.position == from->first + (uint64_t)c.run.index);
+        CHECK(c.run.count == e->run.count && c.run.item == e->run.item && c.position == from->first + (uint64_t)c.run.index);
         CHECK(!e->claimed++ && !e->retracted);
         CHECK(knows(e->published) && knows(e->read));
         if (one_in(4)) {
@@ -853,7 +853,7 @@ static void jump(reader_of *me)
 static void fill(reader_of *me)
 {
     for (uint64_t n = draw(me->capacity + 1); n > 0 && me->tail < MAX_RUNS; n--) {
-        lzs_run run = {me->tail, one_in(3) ? 2 + (int64_t)draw(MAX_PARTS - 1) : 1};
+        lzs_run run = {me->tail, one_in(3) ? 2 + (int64_t)draw(MAX_PARTS - 1) : 1, ~me->tail};
         entry *e = &me->runs[me->tail];
         int full = me->tail - me->head == me->capacity;
 
@@ -1093,7 +1093,7 @@ static void one_wait(void)
     the_crew = lzs_crew_new(1, plan.looks);
     CHECK(the_crew != NULL);
     the_ring = lzs_ring_new(the_crew, 1, 0);
-    CHECK(the_ring != NULL && lzs_ring_publish(the_ring, (lzs_run){0, 1}) == LZS_OK);
+    CHECK(the_ring != NULL && lzs_ring_publish(the_ring, (lzs_run){0, 1, 0}) == LZS_OK);
     lzs_ring_flush(the_ring);
     atomic_init(&the_progress.done, 0);
     atomic_init(&the_progress.wanted, 0);
@@ -1128,7 +1128,7 @@ static lzs_claim claim(int64_t index)
 static void publish(lzs_ring *ring, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        CHECK(lzs_ring_publish(ring, (lzs_run){i, 1}) == LZS_OK);
+        CHECK(lzs_ring_publish(ring, (lzs_run){i, 1, 0}) == LZS_OK);
 }
 
 /* A claim looks at the first run that is left, not at all those before. */

@@ -98,7 +98,7 @@ static uint64_t tries(uint64_t *state, const manner *m)
 
 static uint64_t seal_of(lzs_run run)
 {
-    return generator((uint64_t)run.index * 31 + (uint64_t)run.count);
+    return generator(((uint64_t)run.index * 31 + (uint64_t)run.count) * 31 + (uint64_t)run.item);
 }
 
 static result *make(lzs_run run)
@@ -112,7 +112,8 @@ static result *make(lzs_run run)
 
 static void release(result *r, lzs_run expected)
 {
-    CHECK(r->run.index == expected.index && r->run.count == expected.count && r->seal == seal_of(expected));
+    CHECK(r->run.index == expected.index && r->run.count == expected.count && r->run.item == expected.item &&
+          r->seal == seal_of(expected));
     r->seal = 0;
     free(r);
     atomic_fetch_sub_explicit(&alive, 1, memory_order_relaxed);
@@ -191,7 +192,8 @@ static void drop(arena *a, window *w)
 static void fill(arena *a, window *w, int64_t place, uint64_t *random)
 {
     for (;;) {
-        lzs_run run = {(int64_t)((uint64_t)place * MAX_RUNS | w->tail), 1 + (int64_t)(draw(random) >> 50)};
+        lzs_run run = {(int64_t)((uint64_t)place * MAX_RUNS | w->tail), 1 + (int64_t)(draw(random) >> 50),
+                       (int64_t)draw(random)};
         lzs_status status = lzs_ring_publish(a->ring, run);
         if (w->tail - w->head == (uint64_t)a->capacity) {
             CHECK(status == LZS_FULL);
@@ -388,7 +390,7 @@ static void close_while_all_sleep(int rounds, uint64_t *random)
         CHECK(a.crew != NULL);
         a.ring = lzs_ring_new(a.crew, 4, 0);
         CHECK(a.ring != NULL);
-        CHECK(lzs_ring_publish(a.ring, (lzs_run){1, 1}) == LZS_OK);
+        CHECK(lzs_ring_publish(a.ring, (lzs_run){1, 1, 0}) == LZS_OK);
         lzs_ring_flush(a.ring);
         CHECK(lzs_crew_claim(a.crew, 0, &stuck) == LZS_OK);
         start(&a, workers, threads);

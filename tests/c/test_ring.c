@@ -73,7 +73,7 @@ static void free_ring(lzs_ring *ring)
 
 static void publish(lzs_ring *ring, int64_t index)
 {
-    CHECK(lzs_ring_publish(ring, (lzs_run){index, 1}) == LZS_OK);
+    CHECK(lzs_ring_publish(ring, (lzs_run){index, 1, 0}) == LZS_OK);
     lzs_ring_flush(ring);
 }
 
@@ -226,16 +226,16 @@ static void capacity_is_exact(uint64_t first)
         for (int round = 0; round < 5; round++) {
             for (int64_t i = 0; i < capacity; i++)
                 publish(ring, i);
-            CHECK(lzs_ring_publish(ring, (lzs_run){-1, 1}) == LZS_FULL);
+            CHECK(lzs_ring_publish(ring, (lzs_run){-1, 1, 0}) == LZS_FULL);
             for (int64_t i = 0; i < capacity; i++) {
                 lzs_claim c = claim(ring, 0, i);
                 deliver(ring, &c);
-                CHECK(lzs_ring_publish(ring, (lzs_run){-1, 1}) == LZS_FULL);
+                CHECK(lzs_ring_publish(ring, (lzs_run){-1, 1, 0}) == LZS_FULL);
             }
             for (int64_t i = 0; i < capacity; i++) {
                 take(ring, i);
-                CHECK(lzs_ring_publish(ring, (lzs_run){-2, 1}) == LZS_OK); /* room for exactly one */
-                CHECK(lzs_ring_publish(ring, (lzs_run){-3, 1}) == LZS_FULL);
+                CHECK(lzs_ring_publish(ring, (lzs_run){-2, 1, 0}) == LZS_OK); /* room for exactly one */
+                CHECK(lzs_ring_publish(ring, (lzs_run){-3, 1, 0}) == LZS_FULL);
             }
             for (int64_t i = 0; i < capacity; i++)
                 drop_unfinished(ring);
@@ -246,7 +246,7 @@ static void capacity_is_exact(uint64_t first)
 
 static void runs_keep_their_shape(uint64_t first)
 {
-    const lzs_run runs[] = {{0, 1}, {INT64_MAX - 7, 7}, {INT64_MIN, INT64_MAX}, {-1, 0}};
+    const lzs_run runs[] = {{0, 1, 5}, {INT64_MAX - 7, 7, INT64_MIN}, {INT64_MIN, INT64_MAX, -1}, {-1, 0, INT64_MAX}};
     lzs_ring *ring = new_ring(1, 4, first);
     lzs_claim c;
 
@@ -256,7 +256,7 @@ static void runs_keep_their_shape(uint64_t first)
     for (int i = 0; i < 4; i++) {
         head_is(ring, runs[i].index, runs[i].count);
         CHECK(lzs_crew_claim(crew, 0, &c) == LZS_OK);
-        CHECK(c.run.index == runs[i].index && c.run.count == runs[i].count);
+        CHECK(c.run.index == runs[i].index && c.run.count == runs[i].count && c.run.item == runs[i].item);
         deliver(ring, &c);
         take(ring, runs[i].index);
     }
@@ -268,8 +268,8 @@ static void flush_shows_what_is_published(uint64_t first)
     lzs_ring *ring = new_ring(1, 4, first);
     lzs_claim c;
 
-    CHECK(lzs_ring_publish(ring, (lzs_run){1, 1}) == LZS_OK);
-    CHECK(lzs_ring_publish(ring, (lzs_run){2, 1}) == LZS_OK);
+    CHECK(lzs_ring_publish(ring, (lzs_run){1, 1, 0}) == LZS_OK);
+    CHECK(lzs_ring_publish(ring, (lzs_run){2, 1, 0}) == LZS_OK);
     CHECK(lzs_crew_claim(crew, 0, &c) == LZS_EMPTY); /* not promised, but so it is in slots never used */
     lzs_ring_flush(ring);
     claim(ring, 0, 1);
@@ -353,7 +353,7 @@ static void take_is_busy_until_it_is_done(uint64_t first)
     lzs_ring *ring = new_ring(1, 2, first);
     lzs_claim c;
 
-    CHECK(lzs_ring_publish(ring, (lzs_run){1, 1}) == LZS_OK);
+    CHECK(lzs_ring_publish(ring, (lzs_run){1, 1, 0}) == LZS_OK);
     take_is_busy(ring); /* not shown yet */
     lzs_ring_flush(ring);
     take_is_busy(ring); /* TODO */
@@ -385,7 +385,7 @@ static void drop_takes_back_a_run_in_any_state(uint64_t first)
         lzs_claim done, claimed, c;
         for (int64_t i = 1; i <= 3; i++)
             publish(ring, i);
-        CHECK(lzs_ring_publish(ring, (lzs_run){4, 1}) == LZS_OK);
+        CHECK(lzs_ring_publish(ring, (lzs_run){4, 1, 0}) == LZS_OK);
         done = claim(ring, 0, 1);
         claimed = claim(ring, 1, 2);
         deliver(ring, &done);
@@ -454,7 +454,7 @@ static void any_sequence_of_calls(uint64_t first)
         int nheld = 0;
 
         for (int step = 0; step < STEPS; step++) {
-            const lzs_run run = {tail, (int64_t)(draw(&state) % 9)};
+            const lzs_run run = {tail, (int64_t)(draw(&state) % 9), 0};
             void *result = NULL;
             lzs_status status;
             unsigned k;
@@ -630,14 +630,14 @@ static void processes_share_a_crew(uint64_t first)
             if (mine == MAP_FAILED || mine == shared || munmap(shared, SHARED_BYTES))
                 _exit(1);
             while (lzs_crew_claim_wait(mine, w, &c) == LZS_OK)
-                if (lzs_ring_deliver(&c, (void *)(uintptr_t)(c.run.index * c.run.count)) != LZS_OK)
+                if (lzs_ring_deliver(&c, (void *)(uintptr_t)(-c.run.item * c.run.count)) != LZS_OK)
                     _exit(2);
             _exit(0);
         }
     }
     for (int64_t head = 0, tail = 0; head < SHARED_RUNS; head++) {
         void *result;
-        while (tail < SHARED_RUNS && lzs_ring_publish(ring, (lzs_run){tail, tail % 7}) == LZS_OK)
+        while (tail < SHARED_RUNS && lzs_ring_publish(ring, (lzs_run){tail, tail % 7, -tail}) == LZS_OK)
             tail++;
         while (lzs_ring_take(ring, &result) != LZS_OK)
             CHECK(lzs_ring_wait(ring, -1) != LZS_CLOSED);
@@ -769,7 +769,7 @@ static void flush_wakes_a_sleeper_for_each_run(uint64_t first)
         if (asleep)
             nap(10);
         for (int64_t i = 0; i < 3; i++)
-            CHECK(lzs_ring_publish(ring, (lzs_run){i, 1}) == LZS_OK);
+            CHECK(lzs_ring_publish(ring, (lzs_run){i, 1, 0}) == LZS_OK);
         lzs_ring_flush(ring);
         for (int i = 0; i < 3; i++) {
             CHECK(pthread_join(threads[i], NULL) == 0);
@@ -835,7 +835,7 @@ static void close_ends_claims_and_waits(uint64_t first)
     CHECK(lzs_ring_wait(ring, -1) == LZS_CLOSED);
     drop_unfinished(ring);
     CHECK(lzs_ring_wait(ring, -1) == LZS_EMPTY);
-    CHECK(lzs_ring_publish(ring, (lzs_run){3, 1}) == LZS_OK); /* the reader may, but nobody will come for it */
+    CHECK(lzs_ring_publish(ring, (lzs_run){3, 1, 0}) == LZS_OK); /* the reader may, but nobody will come for it */
     lzs_ring_flush(ring);
     CHECK(lzs_crew_claim(crew, 0, &c) == LZS_CLOSED);
     drop_unfinished(ring);

@@ -20,8 +20,8 @@
  *   - memory orders: Spin interleaves whole steps, as if every access were seq_cst. That the orders in the C make it so
  *     where it matters is argued at its labels and tested by TSan; a relaxed look may return an older value than here;
  *   - wrap-around of positions and generations: here both are small and only rise;
- *   - run.count, which goes the way of run.index; more looks before a sleep than LOOKS; the look that begins a reader's
- *     wait, which is a take that finds nothing;
+ *   - run.count and run.item, which go the way of run.index; more looks before a sleep than LOOKS; the look that begins
+ *     a reader's wait, which is a take that finds nothing;
  *   - the kernel's half of a parker: asleep is who is PARKED, and a wake-up that comes late is one without reason, of
  *     which SPURIOUS may happen. A timeout is one too.
  *
