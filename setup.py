@@ -18,6 +18,13 @@ setup(
                 depends=["src/lazyseq/_prefetch.h"],
                 extra_compile_args=C_FLAGS,
             ),
+            Extension(
+                "lazyseq._transfer",
+                ["src/lazyseq/_transfer.pyx", "src/lazyseq/_arena.c"],
+                include_dirs=["src/lazyseq"],
+                depends=["src/lazyseq/_arena.h"],
+                extra_compile_args=C_FLAGS,
+            ),
         ],
         build_dir="build/cython",  # beside the sources, a clean-up of generated C could take _prefetch.c along
     )

@@ -5,7 +5,7 @@ import logging
 from . import instrument
 from ._core import View
 from .buffering import add_cache
-from .errors import EvaluationError, TooManyFailures, seterr
+from .errors import EvaluationError, TooManyFailures, WorkerDiedError, seterr
 from .evaluation import prefetch
 from .guarding import guard
 from .indexing import arange, case, cycle, gather, interleave, repeat, switch, take, uniter
@@ -17,6 +17,7 @@ __all__ = [
     "EvaluationError",
     "SerializableFunc",
     "TooManyFailures",
+    "WorkerDiedError",
     "View",
     "add_cache",
     "arange",

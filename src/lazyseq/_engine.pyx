@@ -15,14 +15,17 @@ who waits looks for some microseconds before it sleeps, and neither wants the GI
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
 from ._core cimport UNKNOWN, Derived, View, gathered, grain_of, pull, read, rebased, size_of, source_error
 from ._prefetch cimport *
+from ._transfer cimport Arena
 
 from collections import deque
 from threading import RLock
 from time import monotonic_ns, perf_counter_ns
 
-from . import _workers
+from . import _processes, _workers
 from .errors import EvaluationError, seterr
 
 cdef extern from *:
@@ -38,9 +41,11 @@ cdef extern from *:
     /* Numbers that one thread writes and others may read late. */
     #if defined(_MSC_VER)
     #define lzs_load(p) (*(volatile long long *)(p))
+    #define lzs_increment(p) _InterlockedIncrement64(p)
     #define lzs_store(p, v) (*(volatile long long *)(p) = (v))
     #else
     #define lzs_load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+    #define lzs_increment(p) __atomic_add_fetch(p, 1, __ATOMIC_ACQ_REL)
     #define lzs_store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
     #endif
 
@@ -54,6 +59,7 @@ cdef extern from *:
     """
     void *working_for
     long long lzs_load(long long *p) noexcept
+    long long lzs_increment(long long *p) noexcept
     void lzs_store(long long *p, long long value) noexcept
     object exchange_item(list items, Py_ssize_t k, object value)
 
@@ -69,7 +75,18 @@ cdef extern from "Python.h":
     int PyThread_acquire_lock_timed(PyThread_type_lock, PY_TIMEOUT_T us, int interruptible) nogil
     void PyThread_release_lock(PyThread_type_lock)
 
+cdef struct run_state:
+    # What the worker and the reader of a run tell each other, perhaps from process to process.
+    # Threads: `unwanted`, `slow` and `overdue` are set once, by whoever gives the run up, and may be seen late; `cut`
+    # by the worker, before its last count.
+    lzs_progress progress  # first: the ring knows the run by it
+    long long unwanted
+    long long slow  # the reader has waited for long: the worker is to leave the rest to others
+    long long cut  # the index where it did; 0: it did not
+    long long overdue  # which of its items took longer than allowed, plus 1; 0: none
+
 cdef enum:
+    DEATH_CHECK_MS = 5  # how long a reader waits before it looks whether its worker processes live
     SIGNAL_CHECK_MS = 100  # how long a reader waits before it looks for a Ctrl-C
     STALEMATE_MS = 20  # how long a worker of one prefetch waits for those of another to begin
     PATIENCE_MS = 1  # how long a reader waits for more items than it needs
@@ -90,45 +107,45 @@ cdef class Failure:
     def __init__(self, error, bint is_timeout=False):
         self.error, self.is_timeout = error, is_timeout
 
+    def __reduce__(self):
+        return failure_from, (_processes.dump_error(self.error),)
+
 
 @cython.final
 cdef class Run:
     """The results of consecutive items from `start` on, to which their worker may still be adding.
 
-    Threads: the worker writes a result, then counts it; the reader takes what is counted. `unwanted`, `overdue` and
-    `slow` are set once, by whoever gives the run up, and may be seen late; `cut` by the worker, before its last count.
+    Threads: the worker writes a result, then counts it; the reader takes what is counted. What else they tell each
+    other is in `state`, see there.
     """
     cdef Py_ssize_t start, stop
     cdef Py_ssize_t next  # which item is to be taken next, where all are taken in turn
     cdef list results
-    cdef lzs_progress progress
-    cdef long long unwanted
-    cdef long long slow  # the reader has waited for long: the worker is to leave the rest to others
-    cdef long long cut  # the index where it did; 0: it did not
-    cdef long long overdue  # which of its items took longer than allowed, plus 1; 0: none
+    cdef run_state *state
+    cdef run_state own_state
+    cdef Parcel parcel  # where the results come from, if a process sends them; then they are unpacked when wanted
 
-    def __init__(self, Py_ssize_t start, Py_ssize_t count):
+    def __init__(self, Py_ssize_t start, Py_ssize_t count, Parcel parcel=None):
         self.start, self.stop, self.next = start, start + count, start
         self.results = [None] * count
-        self.progress.owner = <void *>self
+        self.parcel = parcel
+        self.state = &self.own_state if parcel is None else &parcel.record.state
+        self.own_state.progress.owner = <void *>self
 
     cdef bint has(self, Py_ssize_t i) noexcept:
-        return lzs_progress_done(&self.progress) > i - self.start
+        return lzs_progress_done(&self.state.progress) > i - self.start
 
     cdef object take(self, Py_ssize_t i):
         self.next = i + 1
+        if self.parcel is not None:
+            self.parcel.unpack(self.results, i - self.start)
         return exchange_item(self.results, i - self.start, None)
 
     cdef int give_up(self, list dropped) except -1:
         """Nobody will take what is left. The results are dropped apart from the run, which an idle worker may know."""
-        lzs_store(&self.unwanted, 1)
+        lzs_store(&self.state.unwanted, 1)
         dropped.append(self.results)
         return 0
-
-
-cdef inline Run run_of(void *result):
-    """The run whose progress is in the ring."""
-    return <Run>(<lzs_progress *>result).owner
 
 
 @cython.final
@@ -166,44 +183,188 @@ cdef class Shift:
             late = not self.over and self.began and now - self.began > timeout_ns
             if late:
                 self.over = True
-                lzs_store(&self.run.overdue, self.part + 1)
+                lzs_store(&self.run.state.overdue, self.part + 1)
         return late
 
 
+cdef struct run_record:
+    # A run on its way from one process to another: a block of the arena, of which the ring knows the offset.
+    run_state state  # first, as for the ring
+    int64_t start, count
+    uint32_t worker
+    long long ends  # how many of reader and worker have let go; the second gives all back
+    # Here follow `count` offsets: at that of its first part, each message; 0: there is none, or it is read.
+
+
+cdef inline uint64_t sizeof_record(int64_t count) noexcept:
+    return sizeof(run_record) + count * sizeof(uint64_t)
+
+
+cdef inline uint64_t *messages_of(run_record *record) noexcept:
+    return <uint64_t *>(record + 1)
+
+
+cdef int let_go(Arena arena, uint64_t offset) except -1:
+    """Reader and worker each call this once about a record."""
+    cdef run_record *record = <run_record *>(arena.base + offset)
+    cdef uint64_t *messages = messages_of(record)
+    cdef int64_t k
+    if lzs_increment(&record.ends) == 1:
+        return 0
+    for k in range(record.count):
+        if messages[k]:
+            arena.drop(messages[k])
+    arena.release(offset)
+    return 0
+
+
 @cython.final
+cdef class Parcel:
+    """What the reader knows of a run that a process evaluates."""
+    cdef Arena arena
+    cdef uint64_t offset
+    cdef run_record *record
+    cdef Py_ssize_t unpacked  # how many parts
+
+    def __init__(self, Arena arena, uint64_t offset):
+        self.arena, self.offset = arena, offset
+        self.record = <run_record *>(arena.base + offset)
+
+    def __dealloc__(self):
+        if self.arena is not None:
+            let_go(self.arena, self.offset)
+
+    cdef int unpack(self, list results, Py_ssize_t part) except -1:
+        """Put the results into the list, up to this part at least, which is there."""
+        cdef uint64_t message
+        cdef Py_ssize_t k
+        cdef list found
+        while self.unpacked <= part:
+            message = messages_of(self.record)[self.unpacked]
+            messages_of(self.record)[self.unpacked] = 0
+            found = self.arena.read(message)
+            for k in range(len(found)):
+                results[self.unpacked + k] = found[k]
+            self.unpacked += len(found)
+        return 0
+
+
+cdef Run run_at(Arena arena, void *result):
+    """The run whose progress was in the ring."""
+    cdef Parcel parcel
+    if arena is None:
+        run = <Run>(<lzs_progress *>result).owner
+        Py_DECREF(run)  # the ring's
+        return run
+    parcel = Parcel(arena, <uintptr_t>result)
+    return Run(parcel.record.start, parcel.record.count, parcel)
+
+
+cdef class Reading:
+    """Items of a source by a worker, one after the other, or their Failures."""
+    cdef object source, iterator
+
+    def __init__(self, source):
+        self.source = source
+
+    cdef object next(self, Py_ssize_t i):
+        """Item i, which follows the last."""
+        # The source's iterator shares work among neighbours, and goes on after errors.
+        try:
+            if not isinstance(self.source, View):
+                return read(self.source, i)
+            if self.iterator is None:
+                self.iterator = (<View>self.source).iterate(i)
+            return next(self.iterator)
+        except StopIteration as error:
+            if isinstance(self.source, View):
+                error = IndexError(f"prefetch index {i} is out of range: its source has ended")
+            return Failure(error)
+        except BaseException as error:  # also a SystemExit: it is the reader's to handle
+            return Failure(error)
+
+
 cdef class Engine:
     """What readers and workers share; it lives until the last of them lets go.
 
     Workers know the engine and nobody else, so that a prefetch which nobody else knows is collected, and ends them.
 
-    Threads: the rings have their own protocol; `windows` only grows, under the crew's lock; `shifts` and `threads`
-    change under `lock`; `start_error` is set once, under it and before the rings are closed, and read after that;
-    `item_ns` is an estimate, of which a part may be lost; `over` is only ever set; the rest never changes.
+    Threads: the rings have their own protocol; `windows` only grows, under the crew's lock; `workers` changes under
+    `lock`; the estimate of an item's cost may lose a part; `over` is only ever set; the rest never changes.
     """
     cdef lzs_crew *crew
-    cdef object start_hook, evaluation
-    cdef object start_error  # what start_hook raised
-    cdef void *employer  # an identity, never followed
+    cdef Arena arena  # None: the workers are threads
+    cdef char *base  # what the ring's results are counted from: NULL in threads, where they are addresses
     cdef list windows  # by the number of their ring
     cdef list idle  # those that nobody reads through
-    cdef list threads
+    cdef list workers  # their threads or processes
     cdef object lock
-    cdef list shifts  # with a timeout, by worker
+    cdef object start_hook, evaluation
     cdef long long timeout_ns  # 0: none
-    cdef long long item_ns  # how long an item took lately; 0: not known
+    cdef long long *item_ns  # how long an item took lately; 0: not known
     cdef Py_ssize_t max_buffered
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
 
-    def __cinit__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
+    def __cinit__(self):
         self.may_look = _workers.usable_cores() > 1
+        self.windows, self.idle, self.workers, self.lock = [], [], [], RLock()
+
+    cdef int prepare(self, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns) except -1:
+        self.max_buffered, self.timeout_ns = max_buffered, timeout_ns
+        self.start_hook, self.evaluation = start_hook, evaluation
+        return 0
+
+    def start(self, Py_ssize_t worker):
+        """Start the thread or process that works as this worker, or takes its place."""
+        raise NotImplementedError
+
+    cdef lzs_progress *progress_at(self, void *result) noexcept nogil:
+        return <lzs_progress *>(self.base + <uintptr_t>result)
+
+    cdef object start_error(self):
+        """What start_hook has raised, if the workers ended because of it."""
+        raise NotImplementedError
+
+    cdef int look_after_workers(self) except -1:
+        """What a reader does who has waited in vain for a while."""
+        raise NotImplementedError
+
+    cdef bint in_turn(self, Py_ssize_t n) noexcept:
+        """Whether reader and worker should evaluate in turn."""
+        raise NotImplementedError
+
+    cdef int wait_ms(self) noexcept nogil:
+        """How long to sleep before a look around."""
+        if self.timeout_ns:
+            return <int>min(SIGNAL_CHECK_MS, 1 + self.timeout_ns // 4_000_000)
+        return SIGNAL_CHECK_MS
+
+
+cdef inline long long updated(long long item_ns, long long mean) noexcept:
+    """What an item costs, after a run whose items took `mean`. Slowly: anybody may be put to sleep at any moment."""
+    return max(1, mean if item_ns == 0 else (3 * item_ns + mean) // 4)
+
+
+@cython.final
+cdef class ThreadEngine(Engine):
+    """The engine of threads: a result in the ring is the progress of its Run.
+
+    Threads: `shifts` changes under `lock`; `hook_error` is set once, under it and before the rings are closed, and read
+    after that.
+    """
+    cdef object hook_error  # what start_hook raised
+    cdef void *employer  # an identity, never followed
+    cdef list shifts  # with a timeout, by worker
+    cdef long long own_item_ns
+
+    def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
+        self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
+        self.item_ns = &self.own_item_ns
+        self.shifts = [Shift(k) if timeout_ns else None for k in range(nworkers)]
         self.crew = lzs_crew_new(<uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
             raise MemoryError(f"prefetch: no memory for {nworkers} workers")
-        self.max_buffered, self.timeout_ns = max_buffered, timeout_ns
-        self.start_hook, self.evaluation = start_hook, evaluation
-        self.windows, self.idle, self.threads, self.lock = [], [], [], RLock()
-        self.shifts = [Shift(k) if timeout_ns else None for k in range(nworkers)]
 
     def __dealloc__(self):
         cdef uint32_t k = 0
@@ -213,18 +374,20 @@ cdef class Engine:
         while lzs_crew_ring(self.crew, k) != NULL:
             while lzs_ring_drop(lzs_crew_ring(self.crew, k), &result) == LZS_OK:
                 if result != NULL:
-                    Py_DECREF(run_of(result))
+                    run_at(None, result)
             k += 1
         lzs_crew_free(self.crew)
 
     def start(self, Py_ssize_t worker):
-        """Start the thread that works as this worker, or takes its place."""
         with self.lock:
             thread = _workers.start_thread(self.work, worker)
-            if worker < len(self.threads):
-                self.threads[worker] = thread
+            if worker < len(self.workers):
+                self.workers[worker] = thread
             else:
-                self.threads.append(thread)
+                self.workers.append(thread)
+
+    cdef object start_error(self):
+        return self.hook_error
 
     def work(self, uint32_t worker):
         """What a worker's thread runs."""
@@ -241,8 +404,8 @@ cdef class Engine:
                 _workers.run_hook(self.start_hook, worker)
             except BaseException as error:
                 with self.lock:
-                    if self.start_error is None:
-                        self.start_error = error
+                    if self.hook_error is None:
+                        self.hook_error = error
                 lzs_crew_close(self.crew)
                 return
         while True:
@@ -261,7 +424,7 @@ cdef class Engine:
             run = self.evaluate(&claim, source, shift)
             source = None
             if run is not None:
-                progress = &run.progress
+                progress = &run.state.progress
             elif shift is not None and shift.over:
                 return
 
@@ -269,71 +432,55 @@ cdef class Engine:
         """Hand over a run and evaluate its items; the caller counts the last. None: it is not wanted any more."""
         cdef Run run = Run(claim.run.index, claim.run.count)
         cdef Py_ssize_t i
-        cdef long long start = perf_counter_ns(), paused, item_ns = lzs_load(&self.item_ns)
+        cdef long long start = perf_counter_ns(), paused, item_ns = lzs_load(self.item_ns)
         cdef bint in_turn = self.in_turn(run.stop - run.start)
-        cdef object result, iterator = None
+        cdef Reading reading = Reading(source)
+        cdef object result
         Py_INCREF(run)  # the ring's
-        if lzs_ring_attach(claim, &run.progress) != LZS_OK:
+        if lzs_ring_attach(claim, &run.state.progress) != LZS_OK:
             Py_DECREF(run)
             return None
         for i in range(run.start, run.stop):
-            if lzs_load(&run.unwanted):
+            if lzs_load(&run.state.unwanted):
                 return None
             if shift is not None:
                 shift.begin(run, i - run.start)
-            # The source's iterator shares work among neighbours, and goes on after errors.
-            try:
-                if not isinstance(source, View):
-                    result = read(source, i)
-                else:
-                    if iterator is None:
-                        iterator = (<View>source).iterate(i)
-                    result = next(iterator)
-            except StopIteration as error:
-                if isinstance(source, View):
-                    error = IndexError(f"prefetch index {i} is out of range: its source has ended")
-                result = Failure(error)
-            except BaseException as error:  # also a SystemExit: it is the reader's to handle
-                result = Failure(error)
+            result = reading.next(i)
             if shift is not None and not shift.end():
                 return None
             exchange_item(run.results, i - run.start, result)
             result = None
             if i == run.stop - 1:
                 break
-            if lzs_load(&run.slow) and (i + 1) % grain_of(source) == 0:
-                lzs_store(&run.cut, i + 1)
+            if lzs_load(&run.state.slow) and (i + 1) % grain_of(source) == 0:
+                lzs_store(&run.state.cut, i + 1)
                 break
             if in_turn or item_ns * (run.stop - 1 - i) <= WAKE_NS:
-                lzs_progress_add(&run.progress, claim.ring, 1, False)
-            elif lzs_progress_wanted(&run.progress) or lzs_ring_wanted(claim):
+                lzs_progress_add(&run.state.progress, claim.ring, 1, False)
+            elif lzs_progress_wanted(&run.state.progress) or lzs_ring_wanted(claim):
                 paused = perf_counter_ns()
                 with nogil:  # see work()
-                    lzs_progress_add(&run.progress, claim.ring, 1, True)
+                    lzs_progress_add(&run.state.progress, claim.ring, 1, True)
                     lzs_ring_wake(claim)
                 start += perf_counter_ns() - paused  # others had the GIL
             else:
-                lzs_progress_add(&run.progress, claim.ring, 1, True)
+                lzs_progress_add(&run.state.progress, claim.ring, 1, True)
                 lzs_ring_wake(claim)
-        self.note((perf_counter_ns() - start) // (i + 1 - run.start))
-        return run
-
-    cdef int note(self, long long mean) except -1:
-        """How long an item took in a run. The estimate follows slowly: a thread may be put to sleep at any moment."""
-        cdef long long before = lzs_load(&self.item_ns)
-        lzs_store(&self.item_ns, max(1, mean if before == 0 else (3 * before + mean) // 4))
+        lzs_store(self.item_ns, updated(lzs_load(self.item_ns), (perf_counter_ns() - start) // (i + 1 - run.start)))
         if self.may_look:
             lzs_crew_look(self.crew, LOOKS_IN_TURN if self.in_turn(self.max_buffered) else LOOKS)
-        return 0
+        return run
 
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
-        """Whether reader and worker should evaluate in turn: n items cost less than a wake-up, or next to nothing."""
-        cdef long long item_ns = lzs_load(&self.item_ns)
+        """n items cost less than a wake-up, or one next to nothing."""
+        cdef long long item_ns = lzs_load(self.item_ns)
         return item_ns != 0 and (item_ns <= TRIVIAL_NS or item_ns * n <= WAKE_NS)
 
-    cdef int replace_overdue(self) except -1:
+    cdef int look_after_workers(self) except -1:
         """Workers whose item takes longer than allowed get substitutes; their threads end with their items."""
         cdef Shift shift
+        if self.timeout_ns == 0:
+            return 0
         for shift in self.shifts:
             if shift is not None and shift.is_overdue(self.timeout_ns):
                 with self.lock:
@@ -341,11 +488,153 @@ cdef class Engine:
                 self.start(shift.worker)
         return 0
 
+
+cdef struct board:
+    # What reader and worker processes share beside the crew, which lies behind it.
+    long long item_ns  # Engine.item_ns
+    long long hook_error  # a message: what start_hook has raised; 0: nothing
+    long long padding[6]  # the crew begins on a cache line
+
+
+cdef inline board *board_of(Arena arena) noexcept:
+    return <board *>(arena.base + arena.common)
+
+
+cdef inline lzs_crew *crew_of(Arena arena) noexcept:
+    return <lzs_crew *>(board_of(arena) + 1)
+
+
+@cython.final
+cdef class ProcessEngine(Engine):
+    """The engine of processes: a result in the ring is the offset of a run_record in an arena.
+
+    The workers have the source as it was when they started. A window on a part of it tells them the items by number.
+    """
+    cdef object context, recipe
+
+    def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns,
+                 source, context, shm_size):
+        cdef uint64_t memory = _workers.usable_memory()
+        cdef uint64_t ring = lzs_ring_size(<uint64_t>max_buffered)
+        # One ring at least, and no more than an address space is sure to have room for.
+        cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
+        self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
+        self.context = context
+        self.recipe = _processes.recipe(context, source, start_hook)
+        self.arena = Arena(<uint32_t>nworkers, sizeof(board) + size, memory // 4 if shm_size is None else shm_size,
+                           memory)
+        self.base = self.arena.base
+        self.item_ns = &board_of(self.arena).item_ns
+        self.crew = lzs_crew_at(crew_of(self.arena), size, <uint32_t>nworkers, LOOKS if self.may_look else 0)
+        if self.crew == NULL:
+            raise MemoryError(f"prefetch: no memory for {nworkers} workers")
+
+    def start(self, Py_ssize_t worker):
+        with self.lock:
+            process = _processes.start(self.context, worker, self.arena, self.evaluation, self.recipe)
+            self.workers.append(process)
+
+    cdef object start_error(self):
+        cdef long long message = board_of(self.arena).hook_error
+        return None if message == 0 else (<Failure>self.arena.read(message)).error
+
+    cdef int look_after_workers(self) except -1:
+        """A worker that has died will not do what it has begun."""
+        if not lzs_crew_closed(self.crew):
+            for process in self.workers:
+                if process.exitcode is not None:
+                    lzs_crew_close(self.crew)
+                    raise _processes.died(process)
+        return 0
+
+    cdef bint in_turn(self, Py_ssize_t n) noexcept:
+        return False
+
     cdef int wait_ms(self) noexcept nogil:
-        """How long to sleep before a look around."""
-        if self.timeout_ns:
-            return <int>min(SIGNAL_CHECK_MS, 1 + self.timeout_ns // 4_000_000)
-        return SIGNAL_CHECK_MS
+        return min(DEATH_CHECK_MS, Engine.wait_ms(self))
+
+
+def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_hook):
+    """What a worker process runs."""
+    cdef lzs_crew *crew = crew_of(arena)
+    cdef lzs_claim claim
+    cdef lzs_status status
+    seterr(evaluation)
+    if start_hook is not None:
+        try:
+            _workers.run_hook(start_hook, worker)
+        except BaseException as error:
+            board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
+            lzs_crew_close(crew)
+            return
+    while True:
+        with nogil:
+            status = lzs_crew_claim_wait(crew, worker, &claim)
+        if status == LZS_CLOSED:
+            return
+        evaluate_in_process(arena, worker, &claim, source)
+
+
+cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source) except -1:
+    """Hand over a run, evaluate its items, and send them in messages of those that took about RUN_NS together."""
+    cdef int64_t k, n, count = claim.run.count
+    cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
+    cdef run_record *record = <run_record *>(arena.base + offset)
+    cdef long long start = perf_counter_ns(), sent = start
+    cdef long long *item_ns = &board_of(arena).item_ns
+    cdef Reading reading = Reading(source)
+    cdef list results = []
+    cdef bint last, cut
+    memset(record, 0, sizeof_record(count))
+    record.start, record.count, record.worker = claim.run.index, count, worker
+    if lzs_ring_attach(claim, <void *>offset) != LZS_OK:
+        arena.release(offset)
+        return 0
+    for k in range(count):
+        if lzs_load(&record.state.unwanted):
+            break
+        if claim.run.item < 0:
+            results.append(Failure(IndexError(f"prefetch index {claim.run.index} is out of range")))
+        else:
+            results.append(reading.next(claim.run.item + k))
+        last = k == count - 1
+        cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
+        if not (last or cut or perf_counter_ns() - sent > RUN_NS):
+            continue
+        n = len(results)
+        messages_of(record)[k + 1 - n] = message_of(arena, worker, results)
+        if cut:
+            lzs_store(&record.state.cut, claim.run.index + k + 1)
+        if last or cut:
+            lzs_store(item_ns, updated(lzs_load(item_ns), (perf_counter_ns() - start) // (k + 1)))
+        with nogil:
+            lzs_progress_add(&record.state.progress, claim.ring, n, True)
+            lzs_ring_wake(claim)
+        if last or cut:
+            break
+        results = []
+        sent = perf_counter_ns()
+    let_go(arena, offset)
+    return 0
+
+
+cdef uint64_t message_of(Arena arena, uint32_t worker, list results) except 0:
+    """A message with the results, in which Failures stand for those that cannot be sent."""
+    cdef Py_ssize_t k
+    try:
+        return arena.write(worker, results)
+    except Exception:  # whatever a user's object does when it is pickled
+        for k in range(len(results)):
+            try:
+                arena.drop(arena.write(worker, results[k]))
+            except Exception as error:
+                results[k] = Failure(_processes.not_sendable(results[k], error))
+        return arena.write(worker, results)
+
+
+def failure_from(data):
+    """The Failure that another process has sent."""
+    return Failure(_processes.load_error(data))
 
 
 @cython.final
@@ -373,6 +662,8 @@ cdef class Window:
     cdef list kept  # results from `kept_start` to `kept_stop`, which an earlier place had finished
     cdef Py_ssize_t kept_start, kept_stop
     cdef Py_ssize_t nworkers
+    cdef Arena arena  # the engine's
+    cdef object route  # route[i] is what the workers call item i; None: i
 
     def __cinit__(self):
         self.lock = PyThread_allocate_lock()
@@ -409,10 +700,11 @@ cdef class Window:
             source = self.source
         return source
 
-    cdef int open(self, object source, Py_ssize_t most, Py_ssize_t first) except -1:
+    cdef int open(self, object source, object route, Py_ssize_t most, Py_ssize_t first) except -1:
         """Begin to read another source, from item `first` on."""
         with cython.critical_section(self):
             self.source = source
+        self.route = route
         self.most = self.allowed = most
         self.grain = grain_of(source)
         self.position = self.tail = self.refill_at = first
@@ -455,8 +747,7 @@ cdef class Window:
                     break
                 found.append(self.take_part(self.position))
             elif lzs_ring_take(self.ring, &taken) == LZS_OK:
-                self.held = run_of(taken)
-                Py_DECREF(self.held)  # the ring's
+                self.held = run_at(self.arena, taken)
             else:
                 break
         return found
@@ -511,7 +802,7 @@ cdef class Window:
     cdef object take_part(self, Py_ssize_t i):
         cdef object result = self.held.take(i)
         self.position = i + 1
-        if lzs_load(&self.held.cut) == self.position:
+        if lzs_load(&self.held.state.cut) == self.position:
             self.tail = self.position  # the rest is to be published again
             self.held = None
         elif self.position == self.held.stop:
@@ -553,9 +844,7 @@ cdef class Window:
         if lzs_ring_drop(self.ring, &result) != LZS_OK:
             return False
         if result != NULL:
-            run = run_of(result)
-            Py_DECREF(run)  # the ring's
-            run.give_up(dropped)
+            run_at(self.arena, result).give_up(dropped)
         return True
 
     cdef bint take_run(self, Prefetch view, Engine engine) except -1:
@@ -577,18 +866,17 @@ cdef class Window:
                     status = lzs_ring_wait(self.ring, ms)
                     # Its worker has the GIL: who asked for it now would be put to sleep.
                     if status == LZS_OK and lzs_ring_take(self.ring, &taken) == LZS_OK:
-                        lzs_progress_wait(<lzs_progress *>taken, self.ring, enough, PATIENCE_MS)
+                        lzs_progress_wait(engine.progress_at(taken), self.ring, enough, PATIENCE_MS)
                 if taken == NULL:
                     view.look_up(engine, status)
                     if may_help and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
-        self.held = run_of(taken)
-        Py_DECREF(self.held)  # the ring's
+        self.held = run_at(self.arena, taken)
         return True
 
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
         """How many parts of a run to wait for in order to have item i: to wake us for each would hold up the worker."""
-        cdef int64_t more = RUN_NS // max(1, lzs_load(&engine.item_ns))
+        cdef int64_t more = RUN_NS // max(1, lzs_load(engine.item_ns))
         return count if engine.in_turn(count) else min(count, i - start + max(1, more))
 
     cdef object await_part(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
@@ -598,27 +886,27 @@ cdef class Window:
         cdef int64_t enough = self.enough(engine, i, run.start, run.stop - run.start)
         cdef int ms = PATIENCE_MS if enough > i + 1 - run.start else engine.wait_ms()
         while not run.has(i):
-            if lzs_load(&run.overdue):
+            if lzs_load(&run.state.overdue):
                 return self.give_up_on(view, engine, i, dropped)
-            if 0 < lzs_load(&run.cut) <= i:
+            if 0 < lzs_load(&run.state.cut) <= i:
                 self.leave(i, dropped)
                 return self.deliver(view, engine, i, dropped)
             with nogil:
-                status = lzs_progress_wait(&run.progress, self.ring, enough, ms)
+                status = lzs_progress_wait(&run.state.progress, self.ring, enough, ms)
             view.look_up(engine, status)
             enough, ms = i + 1 - run.start, engine.wait_ms()
             if self.tail == run.stop and i - i % self.grain + self.grain < run.stop:
                 # What seemed cheap is not: one worker should not be left alone with all of it.
-                if not lzs_load(&run.slow):
-                    lzs_store(&engine.item_ns, RUN_NS)
-                    lzs_store(&run.slow, 1)
+                if not lzs_load(&run.state.slow):
+                    lzs_store(engine.item_ns, RUN_NS)
+                    lzs_store(&run.state.slow, 1)
                 ms = PATIENCE_MS  # the item may be counted without a wake-up, see Engine.evaluate
         return MISSING
 
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """A worker has been too long over one of the items of the run that is held."""
         cdef Run run = self.held
-        cdef bint late = run.start + lzs_load(&run.overdue) - 1 == i
+        cdef bint late = run.start + lzs_load(&run.state.overdue) - 1 == i
         cdef bint last = i + 1 == run.stop
         if late and last:
             self.release(dropped)
@@ -632,11 +920,11 @@ cdef class Window:
     cdef int fill(self, Engine engine) except -1:
         """Publish what the window has room for."""
         cdef Py_ssize_t count, n = size_of(self.source)
-        cdef long long item_ns = lzs_load(&engine.item_ns)
+        cdef long long item_ns = lzs_load(engine.item_ns)
         cdef bint in_turn = self.grain <= self.most and engine.in_turn(self.allowed)
         cdef lzs_run run
         self.refill_at = self.tail
-        if self.held is not None and lzs_load(&self.held.slow):
+        if self.held is not None and lzs_load(&self.held.state.slow):
             return 0  # a part of it may have to be published once more
         while not self.ended and (self.tail < n or n == UNKNOWN):
             if self.is_kept(self.tail):
@@ -655,10 +943,12 @@ cdef class Window:
                 else:
                     self.refill_at = self.position
                 break
-            run.index, run.count = self.tail, count
+            run.index, run.count, run.item = self.tail, count, self.tail
+            if self.route is not None:
+                follow(self.route, &run)
             if lzs_ring_publish(self.ring, run) != LZS_OK:
                 break
-            self.tail += count
+            self.tail += run.count
             self.refill_at = self.tail
         if not in_turn:
             lzs_ring_flush(self.ring)
@@ -680,6 +970,20 @@ cdef class Window:
         return (tail - 1) // self.grain - self.position // self.grain + 1
 
 
+cdef int follow(object route, lzs_run *run) except -1:
+    """Have a run tell its items by the route's numbers; it ends where these do not go on by one."""
+    cdef int64_t k
+    try:
+        run.item = read(route, run.index)
+        for k in range(1, run.count):
+            if <int64_t>read(route, run.index + k) != run.item + k:
+                run.count = k
+                break
+    except IndexError:
+        run.item, run.count = -1, 1  # the worker says so in its place
+    return 0
+
+
 cdef object MISSING = object()
 
 
@@ -693,16 +997,19 @@ cdef class Crew:
     cdef Py_ssize_t nworkers, max_buffered
     cdef object start_hook, evaluation
     cdef object timeout  # in seconds, or None
+    cdef object source  # what worker processes evaluate; None: the workers are threads
+    cdef object process  # None, or (mp_context, shm_size)
     cdef bint helps  # readers may evaluate: functions run in several threads anyway, neither prepared nor watched
     cdef Engine engine  # None before the first read and after close
     cdef long long closed
     cdef object lock  # reentrant: what runs under it allocates, and so may run destructors that read
     cdef object __weakref__
 
-    def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout):
+    def __init__(self, source, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout, process):
+        self.source = None if process is None else source
         self.nworkers, self.max_buffered = nworkers, max_buffered
-        self.start_hook, self.evaluation, self.timeout = start_hook, evaluation, timeout
-        self.helps = nworkers > 1 and start_hook is None and timeout is None
+        self.start_hook, self.evaluation, self.timeout, self.process = start_hook, evaluation, timeout, process
+        self.helps = nworkers > 1 and start_hook is None and timeout is None and process is None
         self.lock = RLock()
 
     def __del__(self):
@@ -727,7 +1034,7 @@ cdef class Crew:
         if engine is None:
             return []
         lzs_crew_close(engine.crew)
-        return engine.threads
+        return engine.workers
 
     def forget_workers(self):
         """In a forked child, where there are no threads but the one that forked: start anew at the next read."""
@@ -746,9 +1053,7 @@ cdef class Crew:
             engine = self.current_engine()
             if engine is not None:
                 return engine
-            timeout_ns = int(1e9 * min(self.timeout or 0, 1e9))
-            engine = Engine(self.nworkers, self.max_buffered, self.start_hook, self.evaluation, timeout_ns)
-            engine.employer = <void *>self
+            engine = self.new_engine()
             try:
                 for k in range(self.nworkers):
                     engine.start(k)
@@ -764,14 +1069,24 @@ cdef class Crew:
                 self.dismiss()
         return engine
 
-    cdef Window window(self, Engine engine, object source, Py_ssize_t first):
+    cdef Engine new_engine(self):
+        cdef ThreadEngine engine
+        arguments = (self.nworkers, self.max_buffered, self.start_hook, self.evaluation,
+                     int(1e9 * min(self.timeout or 0, 1e9)))
+        if self.process is not None:
+            return ProcessEngine(*arguments, self.source, *self.process)
+        engine = ThreadEngine(*arguments)
+        engine.employer = <void *>self
+        return engine
+
+    cdef Window window(self, Engine engine, object source, object route, Py_ssize_t first):
         """A window on the source, or None where there are too many."""
         cdef Window window
         try:
             window = engine.idle.pop()
         except IndexError:
             window = Window()
-            window.nworkers = self.nworkers
+            window.arena, window.nworkers = engine.arena, self.nworkers
             with self.lock:
                 window.ring = lzs_ring_new(engine.crew, <uint64_t>self.max_buffered, 0)
                 if window.ring == NULL:
@@ -779,7 +1094,7 @@ cdef class Crew:
                         return None
                     raise MemoryError(f"prefetch: no memory for max_buffered={self.max_buffered}")
                 engine.windows.append(window)
-        window.open(source, self.max_buffered, first)
+        window.open(source, route, self.max_buffered, first)
         return window
 
     cdef int retire(self, Engine engine, Window window) except -1:
@@ -796,6 +1111,20 @@ cdef class Crew:
 
 
 @cython.final
+cdef class Numbers(Derived):
+    """numbers[i] = i, as many as the source has items"""
+
+    def __init__(self, source):
+        self.adopt(source)
+
+    cdef object item(self, Py_ssize_t i):
+        return i
+
+    cdef Py_ssize_t size(self) except? -1:
+        return size_of(self.source)
+
+
+@cython.final
 cdef class Prefetch(Derived):
     """prefetch[i] = source[i], evaluated ahead by workers
 
@@ -804,13 +1133,14 @@ cdef class Prefetch(Derived):
     Threads: `windows` and `engine` change together in a critical section, and are used in one.
     """
     cdef Crew crew
+    cdef object route  # what worker processes call the items of a part, see Window
     cdef Engine engine  # the one that the windows belong to
     cdef dict windows  # by thread
 
     def __init__(self, source, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout=None,
-                 Crew crew=None):
+                 process=None, Crew crew=None):
         if crew is None:
-            crew = Crew(nworkers, max_buffered, start_hook, evaluation, timeout)
+            crew = Crew(source, nworkers, max_buffered, start_hook, evaluation, timeout, process)
         self.crew = crew
         self.adopt(source)
         self.shares = nworkers > 0
@@ -885,7 +1215,7 @@ cdef class Prefetch(Derived):
                 window = self.windows.get(me)
         if window is not None:
             return window
-        window = self.crew.window(engine, self.source, first)
+        window = self.crew.window(engine, self.source, self.route, first)
         if window is None:
             return None
         with cython.critical_section(self):
@@ -944,9 +1274,8 @@ cdef class Prefetch(Derived):
             if self.crew.current_engine() is engine:
                 self.crew.exchange_engine(None)  # the next read tries again
             raise EvaluationError(f"start_hook failed in a worker of {self.label()} made at {self.site}",
-                                  stage=self.stage) from engine.start_error
-        if engine.timeout_ns:
-            engine.replace_overdue()
+                                  stage=self.stage) from engine.start_error()
+        engine.look_after_workers()
         PyErr_CheckSignals()
         return 0
 
@@ -960,8 +1289,9 @@ cdef class Prefetch(Derived):
         cdef Window window = None
         if not self.reads_directly() and any([indices[k] != indices[0] + k for k in range(n)]):
             engine = self.crew.started()
-            source = gathered(self.source, [indices[k] for k in range(n)])
-            window = self.crew.window(engine, source, 0)
+            wanted = [indices[k] for k in range(n)]
+            route = gathered(self.numbers(), wanted) if engine.arena is not None else None
+            window = self.crew.window(engine, gathered(self.source, wanted), route, 0)
         if window is None:
             return [self.item(indices[k]) for k in range(n)]
         try:
@@ -971,19 +1301,29 @@ cdef class Prefetch(Derived):
 
     cdef View of_part(self, View part):
         """A part of a prefetch is a prefetch of the part, by the same workers."""
+        cdef Prefetch prefetch
         crew = self.crew
-        return Prefetch(rebased(part, self.source), crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation,
-                        crew.timeout, crew)
+        prefetch = Prefetch(rebased(part, self.source), crew.nworkers, crew.max_buffered, crew.start_hook,
+                            crew.evaluation, crew.timeout, crew.process, crew)
+        if crew.process is not None:
+            prefetch.route = rebased(part, self.numbers())
+        return prefetch
+
+    cdef object numbers(self):
+        """numbers[i] is what worker processes call item i."""
+        return Numbers(self.source) if self.route is None else self.route
 
     cdef object iterate(self, Py_ssize_t start):
         return PrefetchIterator(self, start)
 
     cdef str label(self):
-        return f"prefetch({self.crew.nworkers} thread{'' if self.crew.nworkers == 1 else 's'})"
+        one, many = ("thread", "threads") if self.crew.process is None else ("process", "processes")
+        return f"prefetch({self.crew.nworkers} {one if self.crew.nworkers == 1 else many})"
 
     def __reduce__(self):
         crew = self.crew
-        recipe = self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation, crew.timeout
+        recipe = (self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation, crew.timeout,
+                  crew.process)
         return Prefetch, recipe, self.site
 
 
@@ -1036,7 +1376,7 @@ cdef class PrefetchIterator:
     cdef tuple begin(self, Prefetch view, Py_ssize_t i):
         """The engine and the window, or None where there are too many."""
         cdef Engine engine = view.crew.started()
-        cdef Window window = view.crew.window(engine, view.source, i), other
+        cdef Window window = view.crew.window(engine, view.source, view.route, i), other
         with cython.critical_section(self):
             other = self.window if self.engine is engine else None
             if other is None:
@@ -1135,7 +1475,7 @@ cdef class CompletedIterator:
                 self.window, self.unclaimed, self.running, self.owed = None, deque(), [], 0
             if self.window is None:
                 self.engine = self.view.crew.started()
-                self.window = self.view.crew.window(self.engine, self.view.source, 0)
+                self.window = self.view.crew.window(self.engine, self.view.source, self.view.route, 0)
             return self.window
 
     cdef object next_completed(self, list dropped):
@@ -1154,9 +1494,7 @@ cdef class CompletedIterator:
         """Hold the runs that workers have begun."""
         cdef void *taken
         while lzs_ring_take(self.window.ring, &taken) == LZS_OK:
-            run = run_of(taken)
-            Py_DECREF(run)  # the ring's
-            self.running.append(run)
+            self.running.append(run_at(self.window.arena, taken))
             self.unclaimed.popleft()
         return 0
 
@@ -1177,7 +1515,7 @@ cdef class CompletedIterator:
                 if self.end == UNKNOWN or i < self.end:
                     return i, result
                 dropped.append(result)
-            if run.next < run.stop and lzs_load(&run.overdue):
+            if run.next < run.stop and lzs_load(&run.state.overdue):
                 i = run.next
                 run.give_up(dropped)
                 self.running.remove(run)
@@ -1226,18 +1564,18 @@ cdef class CompletedIterator:
         cdef int64_t enough
         cdef int ms = self.engine.wait_ms()
         for run in self.running:
-            lzs_progress_want(&run.progress, run.next + 1 - run.start)
-            ready = ready or run.has(run.next) or lzs_load(&run.overdue) != 0
+            lzs_progress_want(&run.state.progress, run.next + 1 - run.start)
+            ready = ready or run.has(run.next) or lzs_load(&run.state.overdue) != 0
         if not ready:
             if self.unclaimed:
                 with nogil:
                     status = lzs_ring_wait(ring, ms)
             else:
-                progress, enough = &run.progress, run.next + 1 - run.start
+                progress, enough = &run.state.progress, run.next + 1 - run.start
                 with nogil:
                     status = lzs_progress_wait(progress, ring, enough, ms)
         for run in self.running:
-            lzs_progress_want(&run.progress, 0)
+            lzs_progress_want(&run.state.progress, 0)
         self.view.look_up(self.engine, status)
         return 0
 

@@ -308,6 +308,11 @@ static void *allocate(uint64_t n, size_t size, void **memory)
     return *memory == NULL ? NULL : (void *)(((uintptr_t)*memory + CACHE_LINE - 1) & ~(uintptr_t)(CACHE_LINE - 1));
 }
 
+static uint64_t rounded(uint64_t size)
+{
+    return (size + CACHE_LINE - 1) & ~(uint64_t)(CACHE_LINE - 1);
+}
+
 /* The same from what the crew was given, if it was: then there is nothing to free. */
 static void *allocate_for(lzs_crew *crew, uint64_t n, size_t size, void **memory)
 {
@@ -319,7 +324,7 @@ static void *allocate_for(lzs_crew *crew, uint64_t n, size_t size, void **memory
     if (n > (crew->size - crew->used) / size)
         return NULL;
     found = away(crew, (ptrdiff_t)crew->used);
-    crew->used += (n * size + CACHE_LINE - 1) & ~(uint64_t)(CACHE_LINE - 1);
+    crew->used += rounded(n * size);
     crew->used = crew->used < crew->size ? crew->used : crew->size;
     return found;
 }
@@ -360,6 +365,26 @@ lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
     return employ(crew, nworkers, looks);
 }
 
+uint64_t lzs_crew_size(uint32_t nworkers)
+{
+    return rounded(sizeof(lzs_crew)) + rounded(nworkers * sizeof(worker));
+}
+
+/* How many slots it takes: a power of two. */
+static uint64_t slots_for(uint64_t capacity)
+{
+    uint64_t slots = 1;
+
+    while (slots < capacity)
+        slots *= 2;
+    return slots;
+}
+
+uint64_t lzs_ring_size(uint64_t capacity)
+{
+    return rounded(sizeof(lzs_ring)) + slots_for(capacity) * sizeof(slot);
+}
+
 lzs_crew *lzs_crew_at(void *memory, uint64_t size, uint32_t nworkers, uint32_t looks)
 {
     lzs_crew *crew = memory;
@@ -398,7 +423,7 @@ lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
 {
     /* Relaxed: only this function writes it, by one thread at a time. */
     uint32_t k = atomic_load_explicit(&crew->nrings, memory_order_relaxed);
-    uint64_t slots = 1;
+    uint64_t slots;
     void *memory;
     lzs_ring *ring;
     slot *assigned;
@@ -413,8 +438,7 @@ lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)
         free(memory);
         return NULL;
     }
-    while (slots < capacity)
-        slots *= 2;
+    slots = slots_for(capacity);
     ring->crew = distance(ring, crew);
     ring->capacity = capacity;
     ring->mask = slots - 1;

@@ -59,6 +59,10 @@ lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks);
  * rings, while there is room. */
 lzs_crew *lzs_crew_at(void *memory, uint64_t size, uint32_t nworkers, uint32_t looks);
 
+/* How many bytes such a crew needs, and each of its rings. */
+uint64_t lzs_crew_size(uint32_t nworkers);
+uint64_t lzs_ring_size(uint64_t capacity);
+
 /* Look as many times from now on. */
 void lzs_crew_look(lzs_crew *crew, uint32_t looks);
 

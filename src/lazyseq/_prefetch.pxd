@@ -34,6 +34,8 @@ cdef extern from "_prefetch.h" nogil:
 
     lzs_crew *lzs_crew_new(uint32_t nworkers, uint32_t looks)
     lzs_crew *lzs_crew_at(void *memory, uint64_t size, uint32_t nworkers, uint32_t looks)
+    uint64_t lzs_crew_size(uint32_t nworkers)
+    uint64_t lzs_ring_size(uint64_t capacity)
     void lzs_crew_look(lzs_crew *crew, uint32_t looks)
     void lzs_crew_free(lzs_crew *crew)
     lzs_ring *lzs_ring_new(lzs_crew *crew, uint64_t capacity, uint64_t first)

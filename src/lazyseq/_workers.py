@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import os
 import threading
@@ -32,6 +33,18 @@ def usable_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         return os.cpu_count() or 1
+
+
+def usable_memory() -> int:
+    """How many bytes of memory this process may use."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows
+        memory = 1 << 32
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's limit, in version 2 or 1
+        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{name}") as file:
+            memory = min(memory, int(file.read()))
+    return memory
 
 
 def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:

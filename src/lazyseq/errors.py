@@ -7,7 +7,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-__all__ = ["EvaluationError", "TooManyFailures", "seterr"]
+__all__ = ["EvaluationError", "TooManyFailures", "WorkerDiedError", "seterr"]
 
 if TYPE_CHECKING:
     _Evaluation = Literal["wrap", "passthrough"]
@@ -39,6 +39,28 @@ class EvaluationError(Exception):
             else:
                 state["__cause__"] = self.__cause__
         return cls, args, state
+
+
+class WorkerDiedError(EvaluationError, RuntimeError):
+    """A worker process of a :func:`prefetch` died.
+
+    Attributes:
+        pid (int or None): the process.
+        signal (int or None): the signal that killed it.
+        exitcode (int or None): the code that it exited with, or the signal's number, negative.
+    """
+
+    def __init__(
+        self,
+        *args: object,
+        index: int | None = None,
+        stage: str | None = None,
+        pid: int | None = None,
+        signal: int | None = None,
+        exitcode: int | None = None,
+    ) -> None:
+        super().__init__(*args, index=index, stage=stage)
+        self.pid, self.signal, self.exitcode = pid, signal, exitcode
 
 
 class TooManyFailures(EvaluationError):  # noqa: N818  it says what is wrong better than with "Error"

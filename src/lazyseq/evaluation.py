@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import operator
+from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from . import _checks, _engine, _workers
@@ -20,11 +22,12 @@ __all__ = ["prefetch"]
 def prefetch(
     seq: Source[T],
     nworkers: SupportsIndex | None = None,
-    method: Literal["thread"] = "thread",
+    method: Literal["thread", "process"] = "thread",
     max_buffered: SupportsIndex | None = None,
     start_hook: Callable[[int], object] | Callable[[], object] | None = None,
     shm_size: SupportsIndex | None = None,
     *,
+    mp_context: str | BaseContext | None = None,
     timeout: float | None = None,
 ) -> Prefetch[T]:
     """Return a view whose items are evaluated ahead of the reader, by background workers.
@@ -72,8 +75,8 @@ def prefetch(
     [0, 1, 4, 9, 16] 16
     """
     _checks.source(seq, "prefetch", "seq")
-    if method != "thread":
-        raise _checks.wrong(ValueError, "prefetch", "method", "'thread'", method)
+    if method not in ("thread", "process"):
+        raise _checks.wrong(ValueError, "prefetch", "method", "'thread' or 'process'", method)
     if nworkers is None:
         nworkers = _workers.usable_cores()
     else:
@@ -91,7 +94,17 @@ def prefetch(
     if start_hook is not None:
         _checks.function(start_hook, "prefetch", "start_hook")
     if shm_size is not None:
-        _checks.count(shm_size, "prefetch", "shm_size", least=0)
+        shm_size = _checks.count(shm_size, "prefetch", "shm_size", least=0)
+        if shm_size > _workers.usable_memory():
+            raise _checks.wrong(ValueError, "prefetch", "shm_size", "no more bytes than there is memory", shm_size)
+    if isinstance(mp_context, BaseContext):
+        context = mp_context
+    elif mp_context is None or mp_context in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context(mp_context)
+    else:
+        methods = " or ".join(map(repr, multiprocessing.get_all_start_methods()))
+        raise _checks.wrong(ValueError, "prefetch", "mp_context", f"a context or its name, {methods},", mp_context)
     if timeout is not None:
         timeout = _checks.positive(timeout, "prefetch", "timeout")
-    return _engine.Prefetch(seq, nworkers, max_buffered, start_hook, seterr(), timeout)
+    process = (context, shm_size) if method == "process" else None
+    return _engine.Prefetch(seq, nworkers, max_buffered, start_hook, seterr(), timeout, process)

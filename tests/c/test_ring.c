@@ -659,17 +659,15 @@ static void a_crew_stays_within_its_memory(uint64_t first)
 
     CHECK(lzs_crew_at(memory, 64, 1, 0) == NULL);
     CHECK(lzs_crew_at(memory, SHARED_BYTES, 0, 0) == NULL);
-    for (size = 64; (within = lzs_crew_at(memory, size, 2, 0)) == NULL; size += 64)
-        memset(memory, 0, sizeof memory);
-    CHECK(lzs_ring_new(within, 1, first) == NULL); /* there is room for the workers, and for no more */
-    lzs_crew_free(within);
+    CHECK(lzs_crew_at(memory, lzs_crew_size(2) - 64, 2, 0) == NULL);
     memset(memory, 0, sizeof memory);
-    size = SHARED_BYTES - 100;
+    size = lzs_crew_size(2) + 12 * lzs_ring_size(13) + 64;
+    CHECK(size + 100 < SHARED_BYTES);
     memset(memory + size, 77, 100);
     within = lzs_crew_at(memory, size, 2, 0);
-    while (lzs_ring_new(within, 16, first) != NULL)
+    while (lzs_ring_new(within, 13, first) != NULL)
         n++;
-    CHECK(n > 10 && lzs_ring_new(within, 1 << 20, first) == NULL && lzs_crew_ring(within, (uint32_t)n) == NULL);
+    CHECK(n == 12 && lzs_ring_new(within, 1 << 20, first) == NULL && lzs_crew_ring(within, (uint32_t)n) == NULL);
     for (int i = 0; i < 100; i++)
         CHECK(memory[size + (uint64_t)i] == 77);
     lzs_crew_free(within);

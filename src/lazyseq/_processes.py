@@ -1,0 +1,171 @@
+"""Starting, watching and ending worker processes: nothing here runs while items flow."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import select
+import signal
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any, cast
+
+import cloudpickle
+import tblib.pickling_support
+import threadpoolctl
+
+from .errors import WorkerDiedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import BaseContext
+    from multiprocessing.process import BaseProcess
+
+    from ._transfer import Arena
+
+
+# ---- The reader's side ----------------------------------------------------------------------------------------------
+
+
+def recipe(context: BaseContext, source: object, start_hook: Callable[..., object] | None) -> object:
+    """What a worker is to evaluate, as it travels: under fork as it is, else pickled, once for all workers."""
+    if context.get_start_method() == "fork":
+        return source, start_hook
+    try:
+        return pickle.dumps((source, start_hook), 5)
+    except Exception:  # lambdas, closures, what a notebook defines
+        pass
+    try:
+        return cloudpickle.dumps((source, start_hook), 5)
+    except Exception as error:
+        raise TypeError(
+            f"prefetch: a worker that is started by {context.get_start_method()!r} gets the pipeline pickled, and "
+            f"{unpicklable(source, start_hook)} cannot be pickled ({type(error).__name__}: {error})"
+        ) from error
+
+
+def unpicklable(source: object, start_hook: object) -> str:
+    """What it is that cannot be pickled: start_hook, or the innermost stage."""
+
+    def fails(thing: object) -> bool:
+        try:
+            cloudpickle.dumps(thing, 5)
+        except Exception:
+            return True
+        return False
+
+    if fails(start_hook):
+        return f"start_hook {start_hook!r}"
+    while True:
+        inner = next((child for child in getattr(source, "children", ()) if fails(child)), None)
+        if inner is None:
+            return repr(source)
+        source = inner
+
+
+def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, recipe: object) -> BaseProcess:
+    """Start a worker: a daemon, since an item may never end."""
+    arguments = (os.getpid(), logging.getLogger().level, arena, worker, evaluation, recipe)
+    # Process is a class of each context, which BaseContext does not tell.
+    process = cast("Any", context).Process(
+        target=work, args=arguments, name=f"lazyseq-worker-{worker}", daemon=True
+    )
+    # Ctrl-C is the reader's; from the first instruction on, and whichever thread starts the worker.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        process.start()
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return cast("BaseProcess", process)
+
+
+def died(process: BaseProcess) -> WorkerDiedError:
+    """The error that tells how a worker has ended."""
+    code = process.exitcode
+    assert code is not None
+    if code >= 0:
+        how, number = f"exited with code {code}", None
+    else:
+        number = -code
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        how = f"was killed by {name}"
+        if number == signal.SIGKILL:
+            how += " (perhaps for want of memory)"
+        elif number == getattr(signal, "SIGBUS", None):
+            how += " (perhaps for want of shared memory)"
+    return WorkerDiedError(
+        f"prefetch: worker process {process.pid} {how}", pid=process.pid, signal=number, exitcode=code
+    )
+
+
+def is_worker_of_others() -> bool:
+    """Whether this process is a daemon, which may not have children."""
+    return bool(multiprocessing.current_process().daemon)
+
+
+# ---- The worker's side ----------------------------------------------------------------------------------------------
+
+
+def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, recipe: object) -> None:
+    """What a worker's process runs."""
+    from ._engine import work_in_process  # which imports this module
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=end_with, args=(parent,), name="lazyseq-parent", daemon=True).start()
+    logging.getLogger().setLevel(level)
+    gc.freeze()  # what was inherited is shared with the parent until somebody writes to it, as a collection would
+    threadpoolctl.threadpool_limits(1)  # the workers are as many as there are cores to use
+    source, start_hook = pickle.loads(recipe) if isinstance(recipe, bytes) else recipe
+    work_in_process(arena, worker, evaluation, source, start_hook)
+
+
+def end_with(parent: int) -> None:
+    """End this process when its reader's ends, whatever it is doing."""
+    try:
+        handle = os.pidfd_open(parent)
+    except ProcessLookupError:
+        os._exit(1)
+    except (AttributeError, OSError):  # not Linux, or an old one
+        ancestor = multiprocessing.parent_process()
+        if ancestor is None:
+            return
+        ancestor.join()
+    else:
+        select.select([handle], [], [])
+    os._exit(1)
+
+
+# ---- Errors on their way --------------------------------------------------------------------------------------------
+
+
+def dump_error(error: BaseException) -> bytes:
+    """An error with its traceback and its causes, pickled; in words, where it does not come through that."""
+    try:
+        tblib.pickling_support.install(error)
+        data = pickle.dumps(error, 5)
+        pickle.loads(data)
+    except Exception:  # whatever a user's error does when it is pickled, or made anew
+        text = "".join(traceback.format_exception(error))
+        kind = type(error)
+        data = pickle.dumps(RuntimeError(f"{kind.__module__}.{kind.__qualname__}, which cannot be pickled:\n{text}"), 5)
+    return data
+
+
+def load_error(data: bytes) -> BaseException:
+    """The error that another process has pickled."""
+    return cast("BaseException", pickle.loads(data))
+
+
+def not_sendable(result: object, error: Exception) -> TypeError:
+    """The error of a result that cannot be pickled."""
+    kind = type(result)
+    sent = TypeError(f"a result of type {kind.__module__}.{kind.__qualname__} cannot be sent from a worker process: "
+                     f"{type(error).__name__}: {error}")  # fmt: skip
+    sent.__cause__ = error
+    return sent
