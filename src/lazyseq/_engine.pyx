@@ -1542,7 +1542,10 @@ cdef class CompletedIterator:
             if start >= stop or (self.end != UNKNOWN and start >= self.end) or (
                     self.owed and self.owed + stop - start > most):
                 break
-            run.index, run.count = start, stop - start
+            run.index, run.count, run.item = start, stop - start, start
+            if window.route is not None:
+                follow(window.route, &run)
+                stop = start + run.count
             if lzs_ring_publish(window.ring, run) != LZS_OK:
                 break
             self.unclaimed.append((start, stop))
