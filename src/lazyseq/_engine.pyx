@@ -41,11 +41,13 @@ cdef extern from *:
     /* Numbers that one thread writes and others may read late. */
     #if defined(_MSC_VER)
     #define lzs_load(p) (*(volatile long long *)(p))
-    #define lzs_increment(p) _InterlockedIncrement64(p)
+    #define lzs_join(p, bit) _InterlockedOr64(p, bit)
+    #define lzs_add(p, n) _InterlockedExchangeAdd64(p, n)
     #define lzs_store(p, v) (*(volatile long long *)(p) = (v))
     #else
     #define lzs_load(p) __atomic_load_n(p, __ATOMIC_RELAXED)
-    #define lzs_increment(p) __atomic_add_fetch(p, 1, __ATOMIC_ACQ_REL)
+    #define lzs_join(p, bit) __atomic_fetch_or(p, bit, __ATOMIC_ACQ_REL)
+    #define lzs_add(p, n) __atomic_fetch_add(p, n, __ATOMIC_RELAXED)
     #define lzs_store(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
     #endif
 
@@ -59,7 +61,8 @@ cdef extern from *:
     """
     void *working_for
     long long lzs_load(long long *p) noexcept
-    long long lzs_increment(long long *p) noexcept
+    long long lzs_join(long long *p, long long bit) noexcept
+    long long lzs_add(long long *p, long long n) noexcept
     void lzs_store(long long *p, long long value) noexcept
     object exchange_item(list items, Py_ssize_t k, object value)
 
@@ -82,7 +85,7 @@ cdef struct run_state:
     lzs_progress progress  # first: the ring knows the run by it
     long long unwanted
     long long slow  # the reader has waited for long: the worker is to leave the rest to others
-    long long cut  # the index where it did; 0: it did not
+    long long cut  # the index where it did, or where it died, plus 1; 0: it did not
     long long overdue  # which of its items took longer than allowed, plus 1; 0: none
 
 cdef enum:
@@ -191,8 +194,8 @@ cdef struct run_record:
     # A run on its way from one process to another: a block of the arena, of which the ring knows the offset.
     run_state state  # first, as for the ring
     int64_t start, count
-    uint32_t worker
-    long long ends  # how many of reader and worker have let go; the second gives all back
+    int64_t item  # the worker's number of the first
+    long long ends  # which of reader and worker have let go; the second gives all back
     # Here follow `count` offsets: at that of its first part, each message; 0: there is none, or it is read.
 
 
@@ -204,12 +207,21 @@ cdef inline uint64_t *messages_of(run_record *record) noexcept:
     return <uint64_t *>(record + 1)
 
 
-cdef int let_go(Arena arena, uint64_t offset) except -1:
-    """Reader and worker each call this once about a record."""
-    cdef run_record *record = <run_record *>(arena.base + offset)
+cdef inline run_record *record_at(Arena arena, uint64_t offset) noexcept:
+    return <run_record *>(arena.base + offset)
+
+
+cdef enum:
+    BY_READER = 1
+    BY_WORKER = 2
+
+
+cdef int let_go(Arena arena, uint64_t offset, long long side) except -1:
+    """Reader and worker each call this once about a record; the reader also for a worker that has died."""
+    cdef run_record *record = record_at(arena, offset)
     cdef uint64_t *messages = messages_of(record)
     cdef int64_t k
-    if lzs_increment(&record.ends) == 1:
+    if lzs_join(&record.ends, side) == 0:
         return 0
     for k in range(record.count):
         if messages[k]:
@@ -228,11 +240,11 @@ cdef class Parcel:
 
     def __init__(self, Arena arena, uint64_t offset):
         self.arena, self.offset = arena, offset
-        self.record = <run_record *>(arena.base + offset)
+        self.record = record_at(arena, offset)
 
     def __dealloc__(self):
-        if self.arena is not None:
-            let_go(self.arena, self.offset)
+        if self.arena is not None and self.arena.is_ours():
+            let_go(self.arena, self.offset, BY_READER)
 
     cdef int unpack(self, list results, Py_ssize_t part) except -1:
         """Put the results into the list, up to this part at least, which is there."""
@@ -290,7 +302,8 @@ cdef class Engine:
     Workers know the engine and nobody else, so that a prefetch which nobody else knows is collected, and ends them.
 
     Threads: the rings have their own protocol; `windows` only grows, under the crew's lock; `workers` changes under
-    `lock`; the estimate of an item's cost may lose a part; `over` is only ever set; the rest never changes.
+    `lock`; the estimate of an item's cost may lose a part; `over` is only ever set, as is `end`, before the rings are
+    closed; the rest never changes.
     """
     cdef lzs_crew *crew
     cdef Arena arena  # None: the workers are threads
@@ -305,6 +318,7 @@ cdef class Engine:
     cdef Py_ssize_t max_buffered
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
+    cdef object end  # the error because of which reading has ended for good, or None
 
     def __cinit__(self):
         self.may_look = _workers.usable_cores() > 1
@@ -453,7 +467,7 @@ cdef class ThreadEngine(Engine):
             if i == run.stop - 1:
                 break
             if lzs_load(&run.state.slow) and (i + 1) % grain_of(source) == 0:
-                lzs_store(&run.state.cut, i + 1)
+                lzs_store(&run.state.cut, i + 2)
                 break
             if in_turn or item_ns * (run.stop - 1 - i) <= WAKE_NS:
                 lzs_progress_add(&run.state.progress, claim.ring, 1, False)
@@ -490,18 +504,34 @@ cdef class ThreadEngine(Engine):
 
 
 cdef struct board:
-    # What reader and worker processes share beside the crew, which lies behind it.
+    # What reader and worker processes share beside the crew: first this, then a desk for each worker, then the crew.
     long long item_ns  # Engine.item_ns
     long long hook_error  # a message: what start_hook has raised; 0: nothing
-    long long padding[6]  # the crew begins on a cache line
+    long long nworkers
+    long long watched  # there is a timeout
+    long long sent  # how many messages the workers have sent
+    long long padding[3]  # all begins on a cache line
+
+
+cdef struct desk:
+    # What a worker does, for the reader to see when it has died, or takes too long.
+    long long started  # it has come as far as to claim runs
+    long long record  # of the run that it evaluates; 0: none
+    long long part
+    long long began  # when it began the part, in ns, if there is a timeout; 0: it has none
+    long long padding[4]
 
 
 cdef inline board *board_of(Arena arena) noexcept:
     return <board *>(arena.base + arena.common)
 
 
+cdef inline desk *desk_of(Arena arena, Py_ssize_t worker) noexcept:
+    return <desk *>(board_of(arena) + 1) + worker
+
+
 cdef inline lzs_crew *crew_of(Arena arena) noexcept:
-    return <lzs_crew *>(board_of(arena) + 1)
+    return <lzs_crew *>desk_of(arena, board_of(arena).nworkers)
 
 
 @cython.final
@@ -511,6 +541,10 @@ cdef class ProcessEngine(Engine):
     The workers have the source as it was when they started. A window on a part of it tells them the items by number.
     """
     cdef object context, recipe
+    cdef dict deaths  # how many workers an item has ended
+    cdef dict given_up  # the errors of items that have ended too many
+    cdef long long sent  # how many messages there were at the last death
+    cdef long long fruitless  # how many deaths there were since then
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns,
                  source, context, shm_size):
@@ -519,12 +553,13 @@ cdef class ProcessEngine(Engine):
         # One ring at least, and no more than an address space is sure to have room for.
         cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
-        self.context = context
+        self.context, self.deaths, self.given_up = context, {}, {}
         self.recipe = _processes.recipe(context, source, start_hook)
-        self.arena = Arena(<uint32_t>nworkers, sizeof(board) + size, memory // 4 if shm_size is None else shm_size,
+        self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size, memory // 4 if shm_size is None else shm_size,
                            memory)
         self.base = self.arena.base
         self.item_ns = &board_of(self.arena).item_ns
+        board_of(self.arena).nworkers, board_of(self.arena).watched = nworkers, timeout_ns != 0
         self.crew = lzs_crew_at(crew_of(self.arena), size, <uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
             raise MemoryError(f"prefetch: no memory for {nworkers} workers")
@@ -532,19 +567,114 @@ cdef class ProcessEngine(Engine):
     def start(self, Py_ssize_t worker):
         with self.lock:
             process = _processes.start(self.context, worker, self.arena, self.evaluation, self.recipe)
-            self.workers.append(process)
+            if worker < len(self.workers):
+                self.workers[worker] = process
+            else:
+                self.workers.append(process)
 
     cdef object start_error(self):
         cdef long long message = board_of(self.arena).hook_error
         return None if message == 0 else (<Failure>self.arena.read(message)).error
 
     cdef int look_after_workers(self) except -1:
-        """A worker that has died will not do what it has begun."""
-        if not lzs_crew_closed(self.crew):
-            for process in self.workers:
-                if process.exitcode is not None:
-                    lzs_crew_close(self.crew)
-                    raise _processes.died(process)
+        """Workers that have died, or whose item takes too long, are replaced, and readers told what is lost."""
+        cdef Py_ssize_t k
+        if lzs_crew_closed(self.crew):
+            return 0
+        with self.lock:
+            for k in range(len(self.workers)):
+                if self.timeout_ns:
+                    self.end_overdue(k)
+                process = self.workers[k]
+                if process.exitcode is not None and not lzs_crew_closed(self.crew):
+                    self.replace(k, process)
+        return 0
+
+    cdef int end_overdue(self, Py_ssize_t worker) except -1:
+        """End the process of an item that takes too long."""
+        cdef desk *its = desk_of(self.arena, worker)
+        cdef long long began = lzs_load(&its.began), record = lzs_load(&its.record)
+        if began == 0 or record == 0 or monotonic_ns() - began <= self.timeout_ns:
+            return 0
+        _processes.end(self.workers[worker])
+        if lzs_load(&its.began) == began:  # else it has ended just in time
+            lzs_store(&record_at(self.arena, record).state.overdue, its.part + 1)
+            its.began = 0
+        return 0
+
+    cdef int replace(self, Py_ssize_t worker, process) except -1:
+        """Another process for one that has died: of its run, what it has not sent is to be published again."""
+        cdef desk *its = desk_of(self.arena, worker)
+        cdef run_record *record
+        cdef long long offset = its.record
+        cdef bint overdue = False
+        error = _processes.died(process)
+        if not its.started:
+            error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
+            return self.end_with(error)
+        if offset:
+            record = record_at(self.arena, offset)
+            overdue = lzs_load(&record.state.overdue) != 0
+            if not overdue:
+                self.count_death(record.item + its.part, error)
+            lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
+        self.fruitless = self.fruitless + 1 if self.sent == lzs_load(&board_of(self.arena).sent) else 1
+        self.sent = lzs_load(&board_of(self.arena).sent)
+        if self.fruitless > max(4, 2 * len(self.workers)):
+            error.add_note(f"It was the last of {self.fruitless} that died and left nothing.")
+            return self.end_with(error)
+        memset(its, 0, sizeof(desk))
+        lzs_crew_bury(self.crew, <uint32_t>worker)
+        if offset:
+            let_go(self.arena, offset, BY_WORKER)
+        self.start(worker)
+        if not overdue:
+            _processes.log.warning("%s; another takes its place%s", error, "" if offset == 0 else
+                                   f", and item {error.index} is evaluated again" if error.attempts == 1 else
+                                   f", and item {error.index} is given up")
+        return 0
+
+    cdef int end_with(self, error) except -1:
+        """No worker can be expected to live."""
+        self.end = error
+        lzs_crew_close(self.crew)
+        return 0
+
+    cdef int address(self, lzs_run *run, object route) except -1:
+        """Have a run tell its items by the workers' numbers; it ends where these do not go on by one."""
+        cdef int64_t k
+        try:
+            if route is not None:
+                run.item = read(route, run.index)
+                for k in range(1, run.count):
+                    if <int64_t>read(route, run.index + k) != run.item + k:
+                        run.count = k
+                        break
+        except IndexError:
+            run.item, run.count = -1, 1  # the worker says so in its place
+        if self.given_up:
+            for k in range(run.count):
+                if run.item + k in self.given_up:
+                    if k:
+                        run.count = k
+                    else:
+                        run.item, run.count = -1, 1
+                    break
+        return 0
+
+    cdef object judged(self, object number, object failure):
+        """The Failure of an item; of one that was given up, why."""
+        error = self.given_up.get(number)
+        return failure if error is None else Failure(error)
+
+    cdef int count_death(self, long long item, error) except -1:
+        """An item that ends its worker is evaluated a second time, and no third one."""
+        self.deaths[item] = self.deaths.get(item, 0) + 1
+        error.index, error.attempts = item, self.deaths[item]
+        if error.attempts > 1:
+            error.args = (f"{error}; it was evaluating item {item}, as did another that has died",)
+            self.given_up[item] = error
+            self.fruitless = 0
         return 0
 
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
@@ -567,6 +697,7 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
             board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
             lzs_crew_close(crew)
             return
+    desk_of(arena, worker).started = 1
     while True:
         with nogil:
             status = lzs_crew_claim_wait(crew, worker, &claim)
@@ -579,32 +710,41 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     """Hand over a run, evaluate its items, and send them in messages of those that took about RUN_NS together."""
     cdef int64_t k, n, count = claim.run.count
     cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
-    cdef run_record *record = <run_record *>(arena.base + offset)
+    cdef run_record *record = record_at(arena, offset)
+    cdef desk *mine = desk_of(arena, worker)
     cdef long long start = perf_counter_ns(), sent = start
     cdef long long *item_ns = &board_of(arena).item_ns
     cdef Reading reading = Reading(source)
     cdef list results = []
-    cdef bint last, cut
+    cdef bint last, cut, watched = board_of(arena).watched
     memset(record, 0, sizeof_record(count))
-    record.start, record.count, record.worker = claim.run.index, count, worker
+    record.start, record.count, record.item = claim.run.index, count, claim.run.item
+    lzs_store(&mine.record, offset)  # before it is attached: who has it must be able to find out that we have died
     if lzs_ring_attach(claim, <void *>offset) != LZS_OK:
+        lzs_store(&mine.record, 0)
         arena.release(offset)
         return 0
     for k in range(count):
         if lzs_load(&record.state.unwanted):
             break
+        lzs_store(&mine.part, k)
+        if watched:
+            lzs_store(&mine.began, monotonic_ns())
         if claim.run.item < 0:
             results.append(Failure(IndexError(f"prefetch index {claim.run.index} is out of range")))
         else:
             results.append(reading.next(claim.run.item + k))
+        if watched:
+            lzs_store(&mine.began, 0)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
         if not (last or cut or perf_counter_ns() - sent > RUN_NS):
             continue
         n = len(results)
         messages_of(record)[k + 1 - n] = message_of(arena, worker, results)
+        lzs_add(&board_of(arena).sent, 1)
         if cut:
-            lzs_store(&record.state.cut, claim.run.index + k + 1)
+            lzs_store(&record.state.cut, claim.run.index + k + 2)
         if last or cut:
             lzs_store(item_ns, updated(lzs_load(item_ns), (perf_counter_ns() - start) // (k + 1)))
         with nogil:
@@ -614,7 +754,8 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
             break
         results = []
         sent = perf_counter_ns()
-    let_go(arena, offset)
+    lzs_store(&mine.record, 0)  # before it is let go: nobody does that twice for us
+    let_go(arena, offset, BY_WORKER)
     return 0
 
 
@@ -662,7 +803,6 @@ cdef class Window:
     cdef list kept  # results from `kept_start` to `kept_stop`, which an earlier place had finished
     cdef Py_ssize_t kept_start, kept_stop
     cdef Py_ssize_t nworkers
-    cdef Arena arena  # the engine's
     cdef object route  # route[i] is what the workers call item i; None: i
 
     def __cinit__(self):
@@ -711,23 +851,27 @@ cdef class Window:
         self.ended, self.held, self.kept = False, None, None
         return 0
 
-    cdef int clear(self, list dropped) except -1:
+    cdef int clear(self, Engine engine, list dropped) except -1:
         """Take everything back."""
         dropped.append(self.kept)
         self.kept = None
         if self.held is not None:
             self.release(dropped)
-        while self.drop_run(dropped):
+        while self.drop_run(engine, dropped):
             pass
         return 0
 
-    cdef int leave(self, Py_ssize_t i, list dropped) except -1:
+    cdef int leave(self, Engine engine, Py_ssize_t i, list dropped) except -1:
         """Go on at item i, and publish little ahead until it shows that reading goes on from there."""
-        cdef Py_ssize_t start = self.position
+        cdef Py_ssize_t start
         cdef list finished = None
+        if self.held is not None and 0 < lzs_load(&self.held.state.cut) <= self.position + 1:
+            self.position = self.held.stop  # nobody evaluates the rest of it
+            self.release(dropped)
+        start = self.position
         if i <= start < i + self.most and self.grain <= self.most:
-            finished = self.finished(i + self.most)
-        self.clear(dropped)
+            finished = self.finished(engine, i + self.most)
+        self.clear(engine, dropped)
         self.allowed = min(self.nworkers, self.most)
         self.position = self.tail = self.refill_at = i
         self.ended = False
@@ -735,7 +879,7 @@ cdef class Window:
             self.kept, self.kept_start, self.kept_stop = finished, start, start + len(finished)
         return 0
 
-    cdef list finished(self, Py_ssize_t stop):
+    cdef list finished(self, Engine engine, Py_ssize_t stop):
         """Take what is finished from the position on, without a gap, and before `stop`."""
         cdef list found = []
         cdef void *taken
@@ -745,9 +889,9 @@ cdef class Window:
             elif self.held is not None:
                 if not self.held.start <= self.position < self.held.stop or not self.held.has(self.position):
                     break
-                found.append(self.take_part(self.position))
+                found.append(self.take_part(engine, self.position))
             elif lzs_ring_take(self.ring, &taken) == LZS_OK:
-                self.held = run_at(self.arena, taken)
+                self.held = run_at(engine.arena, taken)
             else:
                 break
         return found
@@ -767,16 +911,16 @@ cdef class Window:
         """Whether a read of item i is one that goes on."""
         return self.position == i or self.position <= i < self.tail or self.is_kept(i)
 
-    cdef object at_hand(self, Py_ssize_t i):
+    cdef object at_hand(self, Engine engine, Py_ssize_t i):
         """Item i or its Failure, if it is ready and nothing else needs to be done; else MISSING."""
         if self.held is not None and i == self.position and i < self.refill_at and self.held.has(i):
-            return self.take_part(i)
+            return self.take_part(engine, i)
         return MISSING
 
     cdef object deliver(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """The item or its Failure; MISSING if the reader is to evaluate it."""
         cdef object result
-        self.seek(i, dropped)
+        self.seek(engine, i, dropped)
         while True:
             self.fill(engine)
             if self.is_kept(i):
@@ -789,20 +933,22 @@ cdef class Window:
                 if i >= self.tail:  # the source is shorter than a moment ago
                     return Failure(IndexError(f"prefetch index {i} is out of range"))
                 if not self.take_run(view, engine):
-                    self.leave(i + 1, dropped)
+                    self.leave(engine, i + 1, dropped)
                     return MISSING
             if self.held.start <= i < self.held.stop:
                 break
         result = self.await_part(view, engine, i, dropped)
         if result is MISSING:
-            result = self.take_part(i)
+            result = self.take_part(engine, i)
         self.fill(engine)
         return result
 
-    cdef object take_part(self, Py_ssize_t i):
+    cdef object take_part(self, Engine engine, Py_ssize_t i):
         cdef object result = self.held.take(i)
+        if type(result) is Failure and engine.arena is not None:
+            result = (<ProcessEngine>engine).judged(self.number_of(i), result)
         self.position = i + 1
-        if lzs_load(&self.held.state.cut) == self.position:
+        if lzs_load(&self.held.state.cut) == self.position + 1:
             self.tail = self.position  # the rest is to be published again
             self.held = None
         elif self.position == self.held.stop:
@@ -811,14 +957,21 @@ cdef class Window:
             self.ended = isinstance((<Failure>result).error, IndexError)
         return result
 
-    cdef int seek(self, Py_ssize_t i, list dropped) except -1:
+    cdef object number_of(self, Py_ssize_t i):
+        """What the workers call item i, or None."""
+        try:
+            return i if self.route is None else read(self.route, i)
+        except IndexError:
+            return None
+
+    cdef int seek(self, Engine engine, Py_ssize_t i, list dropped) except -1:
         """Make i the next position; what the window then leaves out is dropped, and nothing is waited for."""
         cdef lzs_run run
         if i == self.position:
             self.allowed = min(2 * self.allowed, self.most)
             return 0
         if not self.reaches(i):
-            self.leave(i, dropped)
+            self.leave(engine, i, dropped)
             return 0
         if self.is_kept(i):
             self.tail = max(self.tail, self.kept_stop)
@@ -829,7 +982,7 @@ cdef class Window:
             self.release(dropped)
         if self.held is None:
             while lzs_ring_head(self.ring, &run) == LZS_OK and run.index + run.count <= i:
-                self.drop_run(dropped)
+                self.drop_run(engine, dropped)
         self.position = i
         return 0
 
@@ -838,13 +991,17 @@ cdef class Window:
         self.held = None
         return 0
 
-    cdef bint drop_run(self, list dropped) except -1:
+    cdef bint drop_run(self, Engine engine, list dropped) except -1:
         """Take back the run at the head of the ring, if there is one."""
         cdef void *result
-        if lzs_ring_drop(self.ring, &result) != LZS_OK:
+        cdef lzs_status status = lzs_ring_drop(self.ring, &result)
+        while status == LZS_BUSY:  # its worker may be dead
+            engine.look_after_workers()
+            status = lzs_ring_drop(self.ring, &result)
+        if status != LZS_OK:
             return False
         if result != NULL:
-            run_at(self.arena, result).give_up(dropped)
+            run_at(engine.arena, result).give_up(dropped)
         return True
 
     cdef bint take_run(self, Prefetch view, Engine engine) except -1:
@@ -871,7 +1028,7 @@ cdef class Window:
                     view.look_up(engine, status)
                     if may_help and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
-        self.held = run_at(self.arena, taken)
+        self.held = run_at(engine.arena, taken)
         return True
 
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
@@ -888,8 +1045,8 @@ cdef class Window:
         while not run.has(i):
             if lzs_load(&run.state.overdue):
                 return self.give_up_on(view, engine, i, dropped)
-            if 0 < lzs_load(&run.state.cut) <= i:
-                self.leave(i, dropped)
+            if 0 < lzs_load(&run.state.cut) <= i + 1:
+                self.leave(engine, i, dropped)
                 return self.deliver(view, engine, i, dropped)
             with nogil:
                 status = lzs_progress_wait(&run.state.progress, self.ring, enough, ms)
@@ -912,7 +1069,7 @@ cdef class Window:
             self.release(dropped)
             self.position = i + 1
         else:
-            self.leave(i + late, dropped)
+            self.leave(engine, i + late, dropped)
         if late:
             return Failure(view.overdue(i), True)
         return self.deliver(view, engine, i, dropped)
@@ -944,8 +1101,8 @@ cdef class Window:
                     self.refill_at = self.position
                 break
             run.index, run.count, run.item = self.tail, count, self.tail
-            if self.route is not None:
-                follow(self.route, &run)
+            if engine.arena is not None:
+                (<ProcessEngine>engine).address(&run, self.route)
             if lzs_ring_publish(self.ring, run) != LZS_OK:
                 break
             self.tail += run.count
@@ -970,20 +1127,6 @@ cdef class Window:
         return (tail - 1) // self.grain - self.position // self.grain + 1
 
 
-cdef int follow(object route, lzs_run *run) except -1:
-    """Have a run tell its items by the route's numbers; it ends where these do not go on by one."""
-    cdef int64_t k
-    try:
-        run.item = read(route, run.index)
-        for k in range(1, run.count):
-            if <int64_t>read(route, run.index + k) != run.item + k:
-                run.count = k
-                break
-    except IndexError:
-        run.item, run.count = -1, 1  # the worker says so in its place
-    return 0
-
-
 cdef object MISSING = object()
 
 
@@ -1000,6 +1143,7 @@ cdef class Crew:
     cdef object source  # what worker processes evaluate; None: the workers are threads
     cdef object process  # None, or (mp_context, shm_size)
     cdef bint helps  # readers may evaluate: functions run in several threads anyway, neither prepared nor watched
+    cdef Py_ssize_t alone  # has_no_children(); UNKNOWN: nobody has asked
     cdef Engine engine  # None before the first read and after close
     cdef long long closed
     cdef object lock  # reentrant: what runs under it allocates, and so may run destructors that read
@@ -1010,10 +1154,18 @@ cdef class Crew:
         self.nworkers, self.max_buffered = nworkers, max_buffered
         self.start_hook, self.evaluation, self.timeout, self.process = start_hook, evaluation, timeout, process
         self.helps = nworkers > 1 and start_hook is None and timeout is None and process is None
-        self.lock = RLock()
+        self.lock, self.alone = RLock(), UNKNOWN
 
     def __del__(self):
         self.dismiss()
+
+    cdef bint has_no_children(self) except -1:
+        """Whether it needs processes within a worker process, which may not have any."""
+        if self.process is None:
+            return False
+        if self.alone == UNKNOWN:
+            self.alone = _processes.is_worker()
+        return self.alone
 
     cdef Engine exchange_engine(self, Engine engine):
         with cython.critical_section(self):
@@ -1039,7 +1191,7 @@ cdef class Crew:
     def forget_workers(self):
         """In a forked child, where there are no threads but the one that forked: start anew at the next read."""
         _workers.lost.append(self.exchange_engine(None))  # never freed: its workers were caught wherever they were
-        self.lock = RLock()
+        self.lock, self.alone = RLock(), UNKNOWN
 
     cdef Engine started(self):
         """The engine, with its workers; the first read starts them."""
@@ -1086,7 +1238,7 @@ cdef class Crew:
             window = engine.idle.pop()
         except IndexError:
             window = Window()
-            window.arena, window.nworkers = engine.arena, self.nworkers
+            window.nworkers = self.nworkers
             with self.lock:
                 window.ring = lzs_ring_new(engine.crew, <uint64_t>self.max_buffered, 0)
                 if window.ring == NULL:
@@ -1102,7 +1254,7 @@ cdef class Crew:
         cdef list dropped = []
         if lzs_load(&engine.over):
             return 0  # its results go with the engine; a forked child must not look: workers were caught in a write
-        window.clear(dropped)
+        window.clear(engine, dropped)
         with cython.critical_section(window):
             dropped.append(window.source)
             window.source = None
@@ -1195,7 +1347,7 @@ cdef class Prefetch(Derived):
         """Whether the reader evaluates items itself: there are no workers, or others may wait for it as one of them."""
         if lzs_load(&self.crew.closed):
             raise ValueError("prefetch is closed")
-        return self.crew.nworkers == 0 or working_for == <void *>self.crew
+        return self.crew.nworkers == 0 or working_for == <void *>self.crew or self.crew.has_no_children()
 
     cdef object item(self, Py_ssize_t i):
         cdef Engine engine
@@ -1236,11 +1388,11 @@ cdef class Prefetch(Derived):
         cdef object result
         window.acquire()
         try:
-            result = window.at_hand(j)
+            result = window.at_hand(engine, j)
             if result is MISSING:
                 dropped = []
                 if self.crew.helps and not window.reaches(j):
-                    window.leave(j + 1, dropped)
+                    window.leave(engine, j + 1, dropped)
                 else:
                     result = window.deliver(self, engine, j, dropped)
         finally:
@@ -1271,6 +1423,8 @@ cdef class Prefetch(Derived):
         if lzs_load(&self.crew.closed):
             raise ValueError("prefetch is closed")
         if status == LZS_CLOSED:
+            if engine.end is not None:
+                raise engine.end.with_traceback(None)
             if self.crew.current_engine() is engine:
                 self.crew.exchange_engine(None)  # the next read tries again
             raise EvaluationError(f"start_hook failed in a worker of {self.label()} made at {self.site}",
@@ -1494,7 +1648,7 @@ cdef class CompletedIterator:
         """Hold the runs that workers have begun."""
         cdef void *taken
         while lzs_ring_take(self.window.ring, &taken) == LZS_OK:
-            self.running.append(run_at(self.window.arena, taken))
+            self.running.append(run_at(self.engine.arena, taken))
             self.unclaimed.popleft()
         return 0
 
@@ -1509,12 +1663,20 @@ cdef class CompletedIterator:
                 self.owed -= 1
                 if run.next == run.stop:
                     self.running.remove(run)
+                if type(result) is Failure and self.engine.arena is not None:
+                    result = (<ProcessEngine>self.engine).judged(self.window.number_of(i), result)
                 if type(result) is Failure and isinstance((<Failure>result).error, IndexError):
                     if self.view.size() == UNKNOWN:
                         self.end = i if self.end == UNKNOWN else min(self.end, i)
                 if self.end == UNKNOWN or i < self.end:
                     return i, result
                 dropped.append(result)
+            if run.next < run.stop and lzs_load(&run.state.cut) == run.next + 1 and not lzs_load(&run.state.overdue):
+                run.give_up(dropped)  # its worker has died
+                self.running.remove(run)
+                self.owed -= run.stop - run.next
+                self.again.append((run.next, run.stop))
+                continue
             if run.next < run.stop and lzs_load(&run.state.overdue):
                 i = run.next
                 run.give_up(dropped)
@@ -1543,8 +1705,8 @@ cdef class CompletedIterator:
                     self.owed and self.owed + stop - start > most):
                 break
             run.index, run.count, run.item = start, stop - start, start
-            if window.route is not None:
-                follow(window.route, &run)
+            if self.engine.arena is not None:
+                (<ProcessEngine>self.engine).address(&run, window.route)
                 stop = start + run.count
             if lzs_ring_publish(window.ring, run) != LZS_OK:
                 break

@@ -192,6 +192,7 @@ enum { OWNED, TODO, CLAIMED, WRITING, DONE };
 
 
 #define CACHE_LINE 64
+#define DEATH_LOOKS 10000 /* how often to look at a slot in WRITING before its worker is taken for dead, perhaps */
 #define GENERATION_MASK ((UINT64_C(1) << 48) - 1)
 
 typedef struct {
@@ -211,6 +212,7 @@ typedef struct {
     _Alignas(CACHE_LINE) parker parker;
     _Atomic uint32_t asleep; /* AWAKE, ANNOUNCED, or CALLED + the number of the ring that wakes it */
     uint32_t turn;           /* the ring that was looked into last */
+    uint32_t looks;          /* it is counted as looking */
 } worker;
 
 /* Processes see shared memory at different addresses: what leads from one place in it to another is a distance. */
@@ -254,6 +256,11 @@ struct lzs_ring {
 static uint64_t word_of(uint64_t generation, uint32_t owner, unsigned state)
 {
     return (generation & GENERATION_MASK) << 16 | (uint64_t)owner << 4 | state;
+}
+
+static uint32_t owner_of(uint64_t word)
+{
+    return (uint32_t)(word >> 4) & 4095;
 }
 
 static unsigned state_of(uint64_t word)
@@ -596,6 +603,7 @@ lzs_status lzs_ring_drop(lzs_ring *ring, void **result)
 {
     slot *s = slot_at(ring, ring->head);
     uint64_t word;
+    uint32_t looks = 0;
 
     *result = NULL;
     if (ring->head == ring->tail)
@@ -607,7 +615,9 @@ lzs_status lzs_ring_drop(lzs_ring *ring, void **result)
         case DONE:
             *result = take_done(ring, s);
             return LZS_OK;
-        case WRITING: /* a few stores long: the one state that is waited for */
+        case WRITING: /* a few stores long: the one state that is waited for, but not if its worker may have died there */
+            if (looks++ == DEATH_LOOKS && crew_of(ring)->size != 0)
+                return LZS_BUSY;
             sched_yield();
             word = atomic_load_explicit(&s->word, memory_order_acquire);
             break;
@@ -732,10 +742,12 @@ lzs_status lzs_crew_claim_wait(lzs_crew *crew, uint32_t w, lzs_claim *claim)
     while ((status = lzs_crew_claim(crew, w, claim)) == LZS_EMPTY) {
         /* E14 seq_cst: whoever counts on us has shown its work before we stop, and the looks below see it. */
         atomic_fetch_add_explicit(&crew->looking, 1, memory_order_seq_cst);
+        me->looks = 1;
         for (uint32_t k = 0; k < looks_of(crew) && status == LZS_EMPTY; k++) {
             relax(k);
             status = lzs_crew_claim(crew, w, claim);
         }
+        me->looks = 0;
         atomic_fetch_sub_explicit(&crew->looking, 1, memory_order_seq_cst);
         if (status != LZS_EMPTY)
             break;
@@ -863,6 +875,35 @@ lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, 
     if (lzs_progress_done(progress) >= n)
         return LZS_OK;
     return lzs_crew_closed(crew_of(ring)) ? LZS_CLOSED : LZS_TIMEOUT;
+}
+
+/* ---- Death ------------------------------------------------------------------------------------------------------ */
+
+void lzs_crew_bury(lzs_crew *crew, uint32_t w)
+{
+    worker *dead = worker_of(crew, w);
+
+    for (uint32_t k = 0, n = atomic_load_explicit(&crew->nrings, memory_order_acquire); k < n; k++) { /* E11 */
+        lzs_ring *ring = ring_of(crew, k);
+        uint64_t found = 0;
+        for (uint64_t i = 0; i <= ring->mask; i++) {
+            slot *s = &((slot *)away(ring, ring->slots))[i];
+            uint64_t word = atomic_load_explicit(&s->word, memory_order_relaxed); /* Relaxed: as in scan. */
+            if (owner_of(word) != w + 1 || (state_of(word) != CLAIMED && state_of(word) != WRITING))
+                continue;
+            /* E7 acq_rel <-> E2, E6: the run can be claimed again, unless its reader has just taken it back. It keeps
+             * its generation: nobody is left who could take the old claim for the new one. */
+            found += atomic_compare_exchange_strong_explicit(&s->word, &word, word_of(word >> 16, 0, TODO),
+                                                             memory_order_acq_rel, memory_order_relaxed);
+        }
+        wake_workers(crew, k, found);
+    }
+    /* Relaxed: as when the worker itself takes them back. */
+    if (atomic_exchange_explicit(&dead->asleep, AWAKE, memory_order_relaxed) == ANNOUNCED)
+        atomic_fetch_sub_explicit(&crew->asleep, 1, memory_order_relaxed);
+    if (dead->looks)
+        atomic_fetch_sub_explicit(&crew->looking, 1, memory_order_relaxed);
+    dead->looks = 0;
 }
 
 /* ---- The end ---------------------------------------------------------------------------------------------------- */

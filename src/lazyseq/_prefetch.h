@@ -94,7 +94,8 @@ lzs_status lzs_ring_take(lzs_ring *ring, void **result);
 lzs_status lzs_ring_retract(lzs_ring *ring);
 
 /* Take back the run at the head whatever its state, without waiting for a worker that evaluates it. A finished
- * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY. */
+ * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY; among processes also LZS_BUSY, when its
+ * worker may have died in the act of delivering it: bury it, and call again. */
 lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
 
 /* Flush, and wait until the run at the head is finished. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up), LZS_CLOSED
@@ -144,6 +145,10 @@ void lzs_progress_want(lzs_progress *progress, int64_t n);
 
 /* The reader: flush, and wait until n parts are complete. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up) or LZS_CLOSED. */
 lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms);
+
+/* A worker process has died, and been reaped: what it had claimed can be claimed again, and another process may become
+ * worker w. By one thread at a time. */
+void lzs_crew_bury(lzs_crew *crew, uint32_t w);
 
 /* No claim succeeds from now on, and everyone who waits is woken. Idempotent. */
 void lzs_crew_close(lzs_crew *crew);

@@ -59,5 +59,6 @@ cdef extern from "_prefetch.h" nogil:
     int64_t lzs_progress_done(const lzs_progress *progress)
     void lzs_progress_want(lzs_progress *progress, int64_t n)
     lzs_status lzs_progress_wait(lzs_progress *progress, lzs_ring *ring, int64_t n, int timeout_ms)
+    void lzs_crew_bury(lzs_crew *crew, uint32_t w)
     void lzs_crew_close(lzs_crew *crew)
     int lzs_crew_closed(const lzs_crew *crew)

@@ -11,6 +11,7 @@ import select
 import signal
 import threading
 import traceback
+import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from ._transfer import Arena
 
+
+log = logging.getLogger("lazyseq")
 
 # ---- The reader's side ----------------------------------------------------------------------------------------------
 
@@ -102,9 +105,19 @@ def died(process: BaseProcess) -> WorkerDiedError:
     )
 
 
-def is_worker_of_others() -> bool:
-    """Whether this process is a daemon, which may not have children."""
-    return bool(multiprocessing.current_process().daemon)
+def end(process: BaseProcess) -> None:
+    """End a worker at once, whatever it is doing."""
+    process.kill()
+    process.join()
+
+
+def is_worker() -> bool:
+    """Whether this process is a daemon, which may have no children: then its reader evaluates, and is warned."""
+    if not multiprocessing.current_process().daemon:
+        return False
+    warnings.warn("prefetch: worker processes have none of their own: items are evaluated as they are read",
+                  RuntimeWarning, stacklevel=2)  # fmt: skip
+    return True
 
 
 # ---- The worker's side ----------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class WorkerDiedError(EvaluationError, RuntimeError):
         pid (int or None): the process.
         signal (int or None): the signal that killed it.
         exitcode (int or None): the code that it exited with, or the signal's number, negative.
+        attempts (int): how many workers have died of the item.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class WorkerDiedError(EvaluationError, RuntimeError):
         pid: int | None = None,
         signal: int | None = None,
         exitcode: int | None = None,
+        attempts: int = 0,
     ) -> None:
         super().__init__(*args, index=index, stage=stage)
-        self.pid, self.signal, self.exitcode = pid, signal, exitcode
+        self.pid, self.signal, self.exitcode, self.attempts = pid, signal, exitcode, attempts
 
 
 class TooManyFailures(EvaluationError):  # noqa: N818  it says what is wrong better than with "Error"
