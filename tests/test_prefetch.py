@@ -1,7 +1,9 @@
 """The prefetch, over threads."""
 
+import functools
 import gc
 import itertools
+import multiprocessing
 import operator
 import os
 import pickle
@@ -27,9 +29,9 @@ def no_worker_left():
     yield
     gc.collect()
     deadline = time.monotonic() + 10
-    while workers() and time.monotonic() < deadline:
+    while (workers() or multiprocessing.active_children()) and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert workers() == set()
+    assert workers() == set() and multiprocessing.active_children() == []
 
 
 started_elsewhere = set()
@@ -38,6 +40,13 @@ started_elsewhere = set()
 def workers():
     """The workers that this test has started."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("lazyseq")} - started_elsewhere
+
+
+@pytest.fixture(params=["thread", "process"])
+def either_method(request, monkeypatch):
+    """The test holds for threads and for processes."""
+    if request.param == "process":
+        monkeypatch.setitem(globals(), "prefetch", functools.partial(lazyseq.prefetch, method="process"))
 
 
 def within(seconds, function, *args):
@@ -74,6 +83,7 @@ class Endless:
         return -i
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.parametrize("nworkers", [0, 1, 2, 4])
 @pytest.mark.parametrize("max_buffered", [1, 2, 7, 64, 1000])
 def test_iteration_gives_the_items_in_order(nworkers, max_buffered):
@@ -96,6 +106,7 @@ def test_order_does_not_depend_on_who_finishes_first():
     assert list(prefetch(smap(slow_start, range(20)), 2, max_buffered=10)) == list(range(20))
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.parametrize("nworkers", [1, 3])
 def test_any_index_at_any_time(nworkers):
     view = prefetch(smap(operator.neg, range(300)), nworkers, max_buffered=8)
@@ -108,6 +119,7 @@ def test_any_index_at_any_time(nworkers):
                 assert view[i + k] == -i - k
 
 
+@pytest.mark.usefixtures("either_method")
 def test_skipping_forward_and_backward():
     view = prefetch(range(100), 2, max_buffered=6)
     assert [view[i] for i in range(0, 100, 3)] == list(range(0, 100, 3))
@@ -116,17 +128,20 @@ def test_skipping_forward_and_backward():
     assert list(view[10:20][2:4]) == [12, 13]
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.parametrize("index", [-1, -100])
 def test_negative_indices(index):
     assert within(10, prefetch(range(100), 2).__getitem__, index) == range(100)[index]
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.parametrize("index", [100, -101, 10**30])
 def test_outside_is_index_error(index):
     with pytest.raises(IndexError):
         prefetch(range(100), 2)[index]
 
 
+@pytest.mark.usefixtures("either_method")
 def test_empty_source():
     assert list(prefetch([], 2)) == []
 
@@ -140,6 +155,7 @@ def test_nothing_starts_before_the_first_read():
     assert len(workers()) == 2
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.parametrize("max_buffered", [1, 4, 10])
 def test_started_minus_delivered_stays_within_max_buffered(max_buffered):
     log = Log()
@@ -159,6 +175,7 @@ def test_at_rest_the_buffer_is_full():
     assert sorted(log.calls) == list(range(9))
 
 
+@pytest.mark.usefixtures("either_method")
 def test_a_single_read_elsewhere_evaluates_little():
     log = Log()
     view = prefetch(smap(log, range(10**6)), 2, max_buffered=100)
@@ -253,6 +270,7 @@ def test_an_item_that_fails_within_a_grain_fails_alone():
 # ---- Lengths that are unknown, or change ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("either_method")
 def test_unknown_length_iterates_to_the_end():
     view = prefetch(Endless(37), 3, max_buffered=8)
     with pytest.raises(TypeError, match="no length"):
@@ -264,6 +282,7 @@ def test_unknown_length_iterates_to_the_end():
     assert view[36] == -36
 
 
+@pytest.mark.usefixtures("either_method")
 def test_unbounded():
     assert list(itertools.islice(prefetch(Endless(), 2), 100)) == [-i for i in range(100)]
     assert prefetch(Endless(), 2)[10**12] == -(10**12)
@@ -335,6 +354,7 @@ def test_the_error_names_the_prefetch_where_there_is_no_other_stage():
     assert str(caught.value.__cause__) == "disk on fire"
 
 
+@pytest.mark.usefixtures("either_method")
 def test_workers_follow_the_mode_of_the_code_that_made_the_prefetch():
     source = smap(moody, range(20))
     seterr("passthrough")
@@ -353,6 +373,7 @@ def test_workers_follow_the_mode_of_the_code_that_made_the_prefetch():
         seterr("wrap")
 
 
+@pytest.mark.usefixtures("either_method")
 def test_reading_a_failed_item_again_tries_again():
     attempts = Log(lambda x: 1 // (len(attempts.calls) - 1))
     view = prefetch(smap(attempts, [5]), 1)
@@ -361,6 +382,7 @@ def test_reading_a_failed_item_again_tries_again():
     assert view[0] == 1
 
 
+@pytest.mark.usefixtures("either_method")
 def test_a_failing_start_hook_fails_the_read():
     def hook(worker):
         raise OSError(f"no licence for {worker}")
@@ -389,11 +411,13 @@ def test_start_hook_gets_the_index_if_it_wants_one():
 # ---- Several readers --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("either_method")
 def test_two_iterators_over_one_prefetch():
     view = prefetch(smap(operator.neg, range(200)), 2)
     assert list(zip(view, view, strict=True)) == [(-i, -i) for i in range(200)]
 
 
+@pytest.mark.usefixtures("either_method")
 def test_threads_share_one_prefetch():
     view = prefetch(smap(operator.neg, range(100)), 3, max_buffered=5)
     results = []
@@ -477,6 +501,7 @@ def test_close_ends_the_workers_and_reading():
         next(iter(view))
 
 
+@pytest.mark.usefixtures("either_method")
 def test_views_over_a_closed_prefetch_say_so():
     view = prefetch(range(10), 2)
     part = smap(operator.neg, view[2:])
@@ -486,6 +511,7 @@ def test_views_over_a_closed_prefetch_say_so():
         part[0]
 
 
+@pytest.mark.usefixtures("either_method")
 def test_close_before_the_first_read():
     view = prefetch(range(10), 2)
     view.close()
@@ -518,6 +544,7 @@ def test_close_while_another_thread_waits():
     release.set()
 
 
+@pytest.mark.usefixtures("either_method")
 def test_the_context_manager_closes():
     with prefetch(range(10), 2) as view:
         assert view[3] == 3
@@ -534,6 +561,7 @@ def test_garbage_collection_ends_the_workers():
     del view, iterator, cycle  # no_worker_left does the rest
 
 
+@pytest.mark.usefixtures("either_method")
 def test_break_and_start_again():
     view = prefetch(smap(operator.neg, range(100)), 2)
     for end in (0, 1, 50, 3):
@@ -647,6 +675,7 @@ def test_repr_names_the_workers():
 # ---- In the order in which they are finished ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.parametrize("nworkers", [0, 1, 4])
 @pytest.mark.parametrize("max_buffered", [1, 3, 50])
 def test_as_completed_gives_each_item_once(nworkers, max_buffered):
@@ -666,12 +695,14 @@ def test_a_slow_item_holds_up_no_other_one():
         assert list(pairs) == [(3, 3)]
 
 
+@pytest.mark.usefixtures("either_method")
 def test_as_completed_holds_max_buffered():
     log = Log()
     for delivered, _ in enumerate(prefetch(smap(log, range(200)), 3, max_buffered=7).as_completed(), 1):
         assert len(log.calls) - delivered <= 7
 
 
+@pytest.mark.usefixtures("either_method")
 @pytest.mark.parametrize("nworkers", [0, 1, 3])
 def test_as_completed_raises_errors_with_their_index_and_goes_on(nworkers):
     view = prefetch(smap(moody, gather(range(20), range(19, -1, -1))), nworkers)
@@ -694,6 +725,7 @@ def test_as_completed_raises_errors_with_their_index_and_goes_on(nworkers):
     assert sorted(found) == sorted((19 - i, i) for i in range(20) if i % 5 != 3)
 
 
+@pytest.mark.usefixtures("either_method")
 def test_as_completed_of_unknown_length():
     assert sorted(prefetch(Endless(37), 3).as_completed()) == [(i, -i) for i in range(37)]
     assert list(prefetch(Endless(0), 3).as_completed()) == []
@@ -707,6 +739,7 @@ def test_as_completed_of_items_that_share_an_evaluation():
     assert sorted(log.calls) == list(range(7))
 
 
+@pytest.mark.usefixtures("either_method")
 def test_as_completed_by_several_threads():
     view = prefetch(smap(operator.neg, range(2000)), 3)
     pairs, found = view.as_completed(), []
@@ -718,6 +751,7 @@ def test_as_completed_by_several_threads():
     assert sorted(found) == [(i, -i) for i in range(2000)]
 
 
+@pytest.mark.usefixtures("either_method")
 def test_as_completed_after_close():
     view = prefetch(range(10), 2)
     pairs = view.as_completed()
@@ -751,6 +785,7 @@ def test_an_item_that_takes_too_long_is_a_timeout_and_reading_goes_on(nworkers):
     assert view.timeout == 0.05
 
 
+@pytest.mark.usefixtures("either_method")
 def test_a_timeout_within_a_run_is_that_items_alone():
     release = threading.Event()
     batches = smap(lambda i: [i] * 4, range(10))
@@ -762,6 +797,7 @@ def test_a_timeout_within_a_run_is_that_items_alone():
         release.set()
 
 
+@pytest.mark.usefixtures("either_method")
 def test_timeouts_of_items_ahead_do_not_stop_the_items_before_them():
     release = threading.Event()
     with prefetch(smap(lambda i: i if i < 3 else release.wait(60) and i, range(9)), 2, timeout=0.05) as view:
@@ -773,6 +809,7 @@ def test_timeouts_of_items_ahead_do_not_stop_the_items_before_them():
         release.set()
 
 
+@pytest.mark.usefixtures("either_method")
 def test_timeouts_as_completed():
     release = threading.Event()
     with prefetch(smap(lambda i: i if i % 10 else release.wait(60) and i, range(50)), 2, timeout=0.05) as view:

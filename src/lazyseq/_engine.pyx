@@ -618,11 +618,12 @@ cdef class ProcessEngine(Engine):
             if not overdue:
                 self.count_death(record.item + its.part, error)
             lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
-        self.fruitless = self.fruitless + 1 if self.sent == lzs_load(&board_of(self.arena).sent) else 1
-        self.sent = lzs_load(&board_of(self.arena).sent)
-        if self.fruitless > max(4, 2 * len(self.workers)):
-            error.add_note(f"It was the last of {self.fruitless} that died and left nothing.")
-            return self.end_with(error)
+        if not overdue:
+            self.fruitless = self.fruitless + 1 if self.sent == lzs_load(&board_of(self.arena).sent) else 1
+            self.sent = lzs_load(&board_of(self.arena).sent)
+            if self.fruitless > max(4, 2 * len(self.workers)):
+                error.add_note(f"It was the last of {self.fruitless} that died and left nothing.")
+                return self.end_with(error)
         memset(its, 0, sizeof(desk))
         lzs_crew_bury(self.crew, <uint32_t>worker)
         if offset:
@@ -1143,7 +1144,7 @@ cdef class Crew:
     cdef object source  # what worker processes evaluate; None: the workers are threads
     cdef object process  # None, or (mp_context, shm_size)
     cdef bint helps  # readers may evaluate: functions run in several threads anyway, neither prepared nor watched
-    cdef Py_ssize_t alone  # has_no_children(); UNKNOWN: nobody has asked
+    cdef bint alone  # has_no_children()
     cdef Engine engine  # None before the first read and after close
     cdef long long closed
     cdef object lock  # reentrant: what runs under it allocates, and so may run destructors that read
@@ -1154,7 +1155,7 @@ cdef class Crew:
         self.nworkers, self.max_buffered = nworkers, max_buffered
         self.start_hook, self.evaluation, self.timeout, self.process = start_hook, evaluation, timeout, process
         self.helps = nworkers > 1 and start_hook is None and timeout is None and process is None
-        self.lock, self.alone = RLock(), UNKNOWN
+        self.lock = RLock()
 
     def __del__(self):
         self.dismiss()
@@ -1163,7 +1164,7 @@ cdef class Crew:
         """Whether it needs processes within a worker process, which may not have any."""
         if self.process is None:
             return False
-        if self.alone == UNKNOWN:
+        if not self.alone and self.current_engine() is None:
             self.alone = _processes.is_worker()
         return self.alone
 
@@ -1191,7 +1192,7 @@ cdef class Crew:
     def forget_workers(self):
         """In a forked child, where there are no threads but the one that forked: start anew at the next read."""
         _workers.lost.append(self.exchange_engine(None))  # never freed: its workers were caught wherever they were
-        self.lock, self.alone = RLock(), UNKNOWN
+        self.lock = RLock()
 
     cdef Engine started(self):
         """The engine, with its workers; the first read starts them."""

@@ -15,7 +15,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
-import tblib.pickling_support
+import tblib
 import threadpoolctl
 
 from .errors import WorkerDiedError
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from ._transfer import Arena
+
+    # (pickled, traceback, __suppress_context__, cause, context)
+    _Packed = tuple[bytes, dict[str, Any] | None, bool, "_Packed | None", "_Packed | None"]
 
 
 log = logging.getLogger("lazyseq")
@@ -158,21 +161,47 @@ def end_with(parent: int) -> None:
 
 
 def dump_error(error: BaseException) -> bytes:
-    """An error with its traceback and its causes, pickled; in words, where it does not come through that."""
-    try:
-        tblib.pickling_support.install(error)
-        data = pickle.dumps(error, 5)
-        pickle.loads(data)
-    except Exception:  # whatever a user's error does when it is pickled, or made anew
-        text = "".join(traceback.format_exception(error))
-        kind = type(error)
-        data = pickle.dumps(RuntimeError(f"{kind.__module__}.{kind.__qualname__}, which cannot be pickled:\n{text}"), 5)
-    return data
+    """An error with its traceback and what it came from, pickled."""
+    return pickle.dumps(packed(error, set()), 5)
 
 
 def load_error(data: bytes) -> BaseException:
     """The error that another process has pickled."""
-    return cast("BaseException", pickle.loads(data))
+    error = unpacked(pickle.loads(data))
+    assert error is not None
+    return error
+
+
+def packed(error: BaseException | None, seen: set[int]) -> _Packed | None:
+    """What of an error can be pickled: each by its own means, since these know its attributes, or else in words."""
+    if error is None or id(error) in seen:
+        return None
+    seen.add(id(error))
+    try:
+        data = pickle.dumps(error, 5)
+        pickle.loads(data)
+    except Exception:  # whatever a user's error does when it is pickled, or made anew
+        kind = type(error)
+        words = "".join(traceback.format_exception(error))
+        data = pickle.dumps(RuntimeError(f"{kind.__module__}.{kind.__qualname__}, which cannot be pickled:\n{words}"), 5)
+    frames = None if error.__traceback__ is None else tblib.Traceback(error.__traceback__).to_dict()
+    causes = packed(error.__cause__, seen), packed(error.__context__, seen)
+    return data, frames, error.__suppress_context__, *causes
+
+
+def unpacked(parts: _Packed | None) -> BaseException | None:
+    """The error that was packed."""
+    if parts is None:
+        return None
+    data, frames, suppresses, cause, context = parts
+    error = cast("BaseException", pickle.loads(data))
+    if frames is not None:
+        error.__traceback__ = tblib.Traceback.from_dict(frames).as_traceback()
+    error.__context__ = unpacked(context)
+    if cause is not None:
+        error.__cause__ = unpacked(cause)
+    error.__suppress_context__ = suppresses
+    return error
 
 
 def not_sendable(result: object, error: Exception) -> TypeError:
