@@ -14,6 +14,8 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
+import weakref
 from typing import ClassVar
 
 import pytest
@@ -437,6 +439,97 @@ def test_a_function_that_reads_its_own_prefetch():
     chain.clear()
 
 
+@pytest.mark.parametrize(("inner", "outer"), [(2, 2), (4, 1)])
+def test_a_prefetch_over_a_prefetch_evaluates_each_item_once(inner, outer):
+    log = Log(lambda i: time.sleep(0.0002) or i)
+    assert list(prefetch(smap(operator.neg, prefetch(smap(log, range(200)), inner)), outer)) == [-i for i in range(200)]
+    assert sorted(log.calls) == list(range(200))
+
+
+def test_threads_that_share_an_iterator_read_in_order():
+    log = Log(lambda i: time.sleep(0.0001) or i)
+    iterator = iter(prefetch(smap(log, range(500)), 3))
+    found = []
+    readers = [threading.Thread(target=lambda: found.extend(iterator)) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(30)
+    assert sorted(found) == sorted(log.calls) == list(range(500))
+
+
+def test_a_prefetch_that_its_source_knows_is_garbage_all_the_same():
+    class Dataset:
+        def __init__(self):
+            self.items = prefetch(smap(self.load, range(100)), 2)
+
+        def load(self, i):
+            return i
+
+    for use in (lambda items: items[3], list, lambda items: next(iter(items)), lambda items: items[[5, 2]][0]):
+        dataset = Dataset()
+        use(dataset.items)
+        reference = weakref.ref(dataset)
+        del dataset
+        gc.collect()
+        assert reference() is None
+
+
+def test_a_source_without_length_that_grows():
+    source = Endless(5)
+    view = prefetch(source, 2, max_buffered=4)
+    assert list(view) == [0, -1, -2, -3, -4]
+    with pytest.raises(IndexError):
+        view[5]
+    source.end = 20
+    for i in (12, 13, 14, 5):
+        assert view[i] == -i
+
+
+def test_a_thread_that_cannot_be_started_now_is_started_later(monkeypatch):
+    release = threading.Event()
+    with prefetch(smap(lambda i: i if i != 1 else release.wait(60) and i, range(10)), 1, timeout=0.05) as view:
+        assert view[0] == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", lambda thread: (_ for _ in ()).throw(RuntimeError("no thread")))
+            with pytest.raises(RuntimeError, match="no thread"):
+                view[1]
+        with pytest.raises(TimeoutError):
+            view[1]
+        assert within(10, view.__getitem__, 2) == 2
+        release.set()
+
+
+def test_a_timeout_in_a_bulk_read_names_the_item():
+    release = threading.Event()
+    with prefetch(smap(lambda i: i if i != 2 else release.wait(60) and i, range(10)), 2, timeout=0.05) as view:
+        with pytest.raises(TimeoutError, match="^item 2 of"):
+            view.__getitems__([5, 2, 0])
+        release.set()
+
+
+def test_without_workers_errors_follow_the_mode_of_the_code_that_made_the_prefetch():
+    seterr("passthrough")
+    try:
+        view = prefetch(smap(operator.neg, ["x"]), 0)
+    finally:
+        seterr("wrap")
+    for read in (view.__getitem__, lambda i: next(iter(view)), lambda i: next(view.as_completed())):
+        with pytest.raises(TypeError):
+            read(0)
+
+
+def test_an_interrupted_read_loses_no_item():
+    release = threading.Event()
+    iterator = iter(prefetch(smap(lambda i: i if i != 3 else release.wait(60) and i, range(6)), 1))
+    assert [next(iterator) for _ in range(3)] == [0, 1, 2]
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(iterator)
+    release.set()
+    assert list(iterator) == [3, 4, 5]
+
+
 def test_two_prefetches_whose_functions_read_each_other():
     chain = []
     first = prefetch(smap(lambda i: i if i < 10 else chain[0][i - 10] + 10, range(30)), 2)
@@ -639,6 +732,35 @@ def test_the_interpreter_exits_without_a_sound(ending):
         {ending}
     """)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_interpreter_exits_while_a_daemon_reads():
+    code = """
+        import threading, time
+        from lazyseq import prefetch, smap
+        view = prefetch(smap(lambda i: time.sleep(0.001), range(10**6)), 2)
+        threading.Thread(target=lambda: list(view), daemon=True).start()
+        time.sleep(0.1)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_child_forked_while_another_thread_starts_the_workers():
+    for k in range(8):
+        view = prefetch(range(100), 64)
+        reader = threading.Thread(target=view.__getitem__, args=(0,))
+        reader.start()
+        time.sleep(0.0005 * k)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads: that is the test
+            pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            os._exit(0 if view[3] == 3 else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        reader.join(10)
+        view.close()
 
 
 def test_the_interpreter_exits_while_an_item_never_ends():

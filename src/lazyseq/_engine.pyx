@@ -24,6 +24,7 @@ from ._transfer cimport Arena
 from collections import deque
 from threading import RLock
 from time import monotonic_ns, perf_counter_ns
+from weakref import ref
 
 from . import _processes, _workers
 from .errors import EvaluationError, seterr
@@ -37,6 +38,7 @@ cdef extern from *:
     #endif
     /* The crew whose worker this thread is, NULL in other threads. */
     static lzs_thread_local void *working_for = NULL;
+    static lzs_thread_local int works_alone = 0; /* as its only one */
 
     /* Numbers that one thread writes and others may read late. */
     #if defined(_MSC_VER)
@@ -60,6 +62,7 @@ cdef extern from *:
     }
     """
     void *working_for
+    int works_alone
     long long lzs_load(long long *p) noexcept
     long long lzs_join(long long *p, long long bit) noexcept
     long long lzs_add(long long *p, long long n) noexcept
@@ -103,7 +106,7 @@ cdef enum:
 
 @cython.final
 cdef class Failure:
-    """Stands for an item whose evaluation raised, or took too long, which is nobody's error."""
+    """Stands for an item whose evaluation raised, or took too long, which is no error of its stages."""
     cdef object error
     cdef bint is_timeout
 
@@ -162,6 +165,7 @@ cdef class Shift:
     cdef Run run
     cdef Py_ssize_t part
     cdef bint over  # an item took too long, and another thread works in this one's place
+    cdef bint vacant  # there is no thread yet
 
     def __init__(self, uint32_t worker):
         self.worker = worker
@@ -272,15 +276,18 @@ cdef Run run_at(Arena arena, void *result):
     return Run(parcel.record.start, parcel.record.count, parcel)
 
 
+@cython.final
 cdef class Reading:
     """Items of a source by a worker, one after the other, or their Failures."""
     cdef object source, iterator
+    cdef Py_ssize_t position
 
-    def __init__(self, source):
-        self.source = source
+    def __init__(self, source, Py_ssize_t position):
+        self.source, self.position = source, position
 
-    cdef object next(self, Py_ssize_t i):
-        """Item i, which follows the last."""
+    cdef object next(self):
+        cdef Py_ssize_t i = self.position
+        self.position = i + 1
         # The source's iterator shares work among neighbours, and goes on after errors.
         try:
             if not isinstance(self.source, View):
@@ -289,6 +296,7 @@ cdef class Reading:
                 self.iterator = (<View>self.source).iterate(i)
             return next(self.iterator)
         except StopIteration as error:
+            self.iterator = None
             if isinstance(self.source, View):
                 error = IndexError(f"prefetch index {i} is out of range: its source has ended")
             return Failure(error)
@@ -308,7 +316,7 @@ cdef class Engine:
     cdef lzs_crew *crew
     cdef Arena arena  # None: the workers are threads
     cdef char *base  # what the ring's results are counted from: NULL in threads, where they are addresses
-    cdef list windows  # by the number of their ring
+    cdef list windows  # weak references, by the number of their ring: a source may know its reader
     cdef list idle  # those that nobody reads through
     cdef list workers  # their threads or processes
     cdef object lock
@@ -410,8 +418,10 @@ cdef class ThreadEngine(Engine):
         cdef lzs_status status
         cdef lzs_progress *progress = NULL  # of the run whose last item is not counted yet
         cdef Run run = None
+        cdef Reading reading = None
         cdef Shift shift = self.shifts[worker]
-        working_for = self.employer
+        global works_alone
+        working_for, works_alone = self.employer, len(self.shifts) == 1
         seterr(self.evaluation)
         if self.start_hook is not None:
             try:
@@ -432,23 +442,27 @@ cdef class ThreadEngine(Engine):
             if status == LZS_CLOSED:
                 return
             run, progress = None, NULL
-            source = (<Window>self.windows[claim.number]).current_source()
+            window = self.windows[claim.number]()
+            if window is None:
+                continue  # nobody reads there any more
+            reading = (<Window>window).take_reading(claim.run.index)
             if not lzs_ring_stands(&claim):
                 continue  # the window has gone elsewhere, and this may be the source of its next reader
-            run = self.evaluate(&claim, source, shift)
-            source = None
+            run = self.evaluate(&claim, reading, shift)
             if run is not None:
                 progress = &run.state.progress
+                if works_alone:
+                    (<Window>window).leave_reading(reading)
             elif shift is not None and shift.over:
                 return
+            window = reading = None  # the source may know the prefetch, and who waits for work must not keep that alive
 
-    cdef Run evaluate(self, lzs_claim *claim, object source, Shift shift):
+    cdef Run evaluate(self, lzs_claim *claim, Reading reading, Shift shift):
         """Hand over a run and evaluate its items; the caller counts the last. None: it is not wanted any more."""
         cdef Run run = Run(claim.run.index, claim.run.count)
         cdef Py_ssize_t i
         cdef long long start = perf_counter_ns(), paused, item_ns = lzs_load(self.item_ns)
         cdef bint in_turn = self.in_turn(run.stop - run.start)
-        cdef Reading reading = Reading(source)
         cdef object result
         Py_INCREF(run)  # the ring's
         if lzs_ring_attach(claim, &run.state.progress) != LZS_OK:
@@ -459,14 +473,14 @@ cdef class ThreadEngine(Engine):
                 return None
             if shift is not None:
                 shift.begin(run, i - run.start)
-            result = reading.next(i)
+            result = reading.next()
             if shift is not None and not shift.end():
                 return None
             exchange_item(run.results, i - run.start, result)
             result = None
             if i == run.stop - 1:
                 break
-            if lzs_load(&run.state.slow) and (i + 1) % grain_of(source) == 0:
+            if lzs_load(&run.state.slow) and (i + 1) % grain_of(reading.source) == 0:
                 lzs_store(&run.state.cut, i + 2)
                 break
             if in_turn or item_ns * (run.stop - 1 - i) <= WAKE_NS:
@@ -492,14 +506,16 @@ cdef class ThreadEngine(Engine):
 
     cdef int look_after_workers(self) except -1:
         """Workers whose item takes longer than allowed get substitutes; their threads end with their items."""
-        cdef Shift shift
+        cdef Shift shift, substitute
         if self.timeout_ns == 0:
             return 0
         for shift in self.shifts:
-            if shift is not None and shift.is_overdue(self.timeout_ns):
+            if shift is not None and (shift.vacant or shift.is_overdue(self.timeout_ns)):
                 with self.lock:
-                    self.shifts[shift.worker] = Shift(shift.worker)
-                self.start(shift.worker)
+                    self.shifts[shift.worker] = substitute = Shift(shift.worker)
+                    substitute.vacant = True
+                    self.start(shift.worker)  # which may fail, and is tried again then
+                    substitute.vacant = False
         return 0
 
 
@@ -715,7 +731,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     cdef desk *mine = desk_of(arena, worker)
     cdef long long start = perf_counter_ns(), sent = start
     cdef long long *item_ns = &board_of(arena).item_ns
-    cdef Reading reading = Reading(source)
+    cdef Reading reading = Reading(source, claim.run.item)
     cdef list results = []
     cdef bint last, cut, watched = board_of(arena).watched
     memset(record, 0, sizeof_record(count))
@@ -734,7 +750,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
         if claim.run.item < 0:
             results.append(Failure(IndexError(f"prefetch index {claim.run.index} is out of range")))
         else:
-            results.append(reading.next(claim.run.item + k))
+            results.append(reading.next())
         if watched:
             lzs_store(&mine.began, 0)
         last = k == count - 1
@@ -786,12 +802,14 @@ cdef class Window:
     It moves with reads one after the other, skips what a read further on within it leaves out, and is given up by a
     read elsewhere, which keeps what is finished and lies ahead of it. `held` is the run that was taken last.
 
-    Threads: `lock` guards all but the source, which changes in a critical section while the ring is empty; it is held
-    while the reader waits for an item, so that threads that share an iterator take turns. `reader` is compared with the
+    Threads: `lock` guards all but the source, which changes in a critical section while the ring is empty, and the
+    reading, which a worker takes and leaves in one; it is held while the reader waits for an item, so that threads that share an iterator take turns. `reader` is compared with the
     own thread only, and every thread writes none but its own number or 0 under the lock.
     """
     cdef lzs_ring *ring
     cdef object source
+    cdef Reading reading  # what the only worker goes on with, while it is idle
+    cdef object __weakref__
     cdef PyThread_type_lock lock
     cdef long long reader  # the thread that holds the lock, 0: none
     cdef Py_ssize_t most  # how far the window may reach
@@ -836,15 +854,22 @@ cdef class Window:
         lzs_store(&self.reader, 0)
         PyThread_release_lock(self.lock)
 
-    cdef object current_source(self):
+    cdef Reading take_reading(self, Py_ssize_t i):
+        """What a worker reads the source by, from item i on."""
         with cython.critical_section(self):
-            source = self.source
-        return source
+            source, reading, self.reading = self.source, self.reading, None
+        return reading if reading is not None and reading.position == i else Reading(source, i)
+
+    cdef int leave_reading(self, Reading reading) except -1:
+        with cython.critical_section(self):
+            if reading.source is self.source:
+                self.reading = reading
+        return 0
 
     cdef int open(self, object source, object route, Py_ssize_t most, Py_ssize_t first) except -1:
         """Begin to read another source, from item `first` on."""
         with cython.critical_section(self):
-            self.source = source
+            self.source, self.reading = source, None
         self.route = route
         self.most = self.allowed = most
         self.grain = grain_of(source)
@@ -931,6 +956,9 @@ cdef class Window:
             if self.held is not None and i >= self.held.stop:
                 self.release(dropped)
             if self.held is None:
+                if i >= self.tail and self.ended:  # it may have grown since
+                    self.ended = False
+                    continue
                 if i >= self.tail:  # the source is shorter than a moment ago
                     return Failure(IndexError(f"prefetch index {i} is out of range"))
                 if not self.take_run(view, engine):
@@ -1072,7 +1100,7 @@ cdef class Window:
         else:
             self.leave(engine, i + late, dropped)
         if late:
-            return Failure(view.overdue(i), True)
+            return Failure(None, True)
         return self.deliver(view, engine, i, dropped)
 
     cdef int fill(self, Engine engine) except -1:
@@ -1160,6 +1188,11 @@ cdef class Crew:
     def __del__(self):
         self.dismiss()
 
+    cdef int refuse(self) except -1:
+        """Say that the prefetch is closed."""
+        _workers.stay_if_all_ends()
+        raise ValueError("prefetch is closed")
+
     cdef bint has_no_children(self) except -1:
         """Whether it needs processes within a worker process, which may not have any."""
         if self.process is None:
@@ -1200,9 +1233,10 @@ cdef class Crew:
         cdef Py_ssize_t k
         if engine is not None:
             return engine
+        _workers.started.add(self)  # before the lock is taken: a child that is forked meanwhile needs another
         with self.lock:
             if lzs_load(&self.closed):
-                raise ValueError("prefetch is closed")
+                self.refuse()
             engine = self.current_engine()
             if engine is not None:
                 return engine
@@ -1217,7 +1251,6 @@ cdef class Crew:
                 lzs_crew_close(engine.crew)
                 return self.current_engine()
             self.exchange_engine(engine)
-            _workers.started.add(self)
             if lzs_load(&self.closed):  # a destructor has closed it meanwhile
                 self.dismiss()
         return engine
@@ -1225,7 +1258,7 @@ cdef class Crew:
     cdef Engine new_engine(self):
         cdef ThreadEngine engine
         arguments = (self.nworkers, self.max_buffered, self.start_hook, self.evaluation,
-                     int(1e9 * min(self.timeout or 0, 1e9)))
+                     0 if self.timeout is None else max(1, int(1e9 * min(self.timeout, 1e9))))
         if self.process is not None:
             return ProcessEngine(*arguments, self.source, *self.process)
         engine = ThreadEngine(*arguments)
@@ -1246,7 +1279,7 @@ cdef class Crew:
                     if len(engine.windows) == LZS_MAX_RINGS:
                         return None
                     raise MemoryError(f"prefetch: no memory for max_buffered={self.max_buffered}")
-                engine.windows.append(window)
+                engine.windows.append(ref(window))
         window.open(source, route, self.max_buffered, first)
         return window
 
@@ -1257,8 +1290,8 @@ cdef class Crew:
             return 0  # its results go with the engine; a forked child must not look: workers were caught in a write
         window.clear(engine, dropped)
         with cython.critical_section(window):
-            dropped.append(window.source)
-            window.source = None
+            dropped += window.source, window.reading
+            window.source = window.reading = None
         engine.idle.append(window)
         return 0
 
@@ -1345,19 +1378,30 @@ cdef class Prefetch(Derived):
         return CompletedIterator(self)
 
     cdef bint reads_directly(self) except -1:
-        """Whether the reader evaluates items itself: there are no workers, or others may wait for it as one of them."""
-        if lzs_load(&self.crew.closed):
-            raise ValueError("prefetch is closed")
-        return self.crew.nworkers == 0 or working_for == <void *>self.crew or self.crew.has_no_children()
+        """Whether the reader evaluates items itself.
+
+        There are no workers, or the reader is one; or it is one of several workers of another prefetch: each reads a
+        few items here and a few there, ahead of which nobody could usefully run.
+        """
+        cdef Crew crew = self.crew
+        if lzs_load(&crew.closed):
+            crew.refuse()
+        if working_for != NULL and (working_for == <void *>crew or (crew.helps and not works_alone)):
+            return True
+        return crew.nworkers == 0 or crew.has_no_children()
 
     cdef object item(self, Py_ssize_t i):
         cdef Engine engine
         cdef Window window
         if self.reads_directly():
-            return pull(self, i, self.source, i)
+            return self.read_directly(i)
         engine = self.crew.started()
         window = self.own_window(engine, i)
-        return pull(self, i, self.source, i) if window is None else self.read_through(engine, window, i, i)
+        return self.read_directly(i) if window is None else self.read_through(engine, window, i, i)
+
+    cdef object read_directly(self, Py_ssize_t i):
+        """Item i as reads_directly() has it; a worker has the right mode already."""
+        return self.evaluate(i) if working_for == NULL else pull(self, i, self.source, i)
 
     cdef Window own_window(self, Engine engine, Py_ssize_t first):
         """The window of this thread, or None where there are too many."""
@@ -1383,12 +1427,18 @@ cdef class Prefetch(Derived):
                     self.crew.retire(engine, window_of_the_dead)
         return window
 
-    cdef object read_through(self, Engine engine, Window window, Py_ssize_t i, Py_ssize_t j):
-        """Item i of the prefetch, which is item j of the window's source."""
+    cdef object read_through(self, Engine engine, Window window, Py_ssize_t i, Py_ssize_t j,
+                             PrefetchIterator iterator=None):
+        """Item i of the prefetch, which is item j of the window's source; or the next one of an iterator.
+
+        Threads that share an iterator are told their index when it is their turn, so that they read in order.
+        """
         cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
         window.acquire()
         try:
+            if iterator is not None:
+                i = j = iterator.advance()
             result = window.at_hand(engine, j)
             if result is MISSING:
                 dropped = []
@@ -1396,11 +1446,15 @@ cdef class Prefetch(Derived):
                     window.leave(engine, j + 1, dropped)
                 else:
                     result = window.deliver(self, engine, j, dropped)
+        except BaseException as error:
+            if iterator is not None and not isinstance(error, StopIteration):
+                iterator.i = i  # a Ctrl-C, say: the item is still the next one
+            raise
         finally:
             window.give_back()
         if type(result) is Failure:
             if (<Failure>result).is_timeout:
-                raise (<Failure>result).error
+                raise self.overdue(i)
             raise source_error(self, i, self.source, i, (<Failure>result).error, self.crew.evaluation)
         return self.evaluate(i) if result is MISSING else result
 
@@ -1422,7 +1476,7 @@ cdef class Prefetch(Derived):
     cdef int look_up(self, Engine engine, lzs_status status) except -1:
         """After a wait: whether it makes sense to go on waiting."""
         if lzs_load(&self.crew.closed):
-            raise ValueError("prefetch is closed")
+            self.crew.refuse()
         if status == LZS_CLOSED:
             if engine.end is not None:
                 raise engine.end.with_traceback(None)
@@ -1503,11 +1557,30 @@ cdef class PrefetchIterator:
 
     def __next__(self):
         cdef Prefetch view = self.view
-        cdef Py_ssize_t i, n = view.size()
         cdef Engine engine
         cdef Window window
+        try:
+            if view.reads_directly():
+                return self.next_directly(view)
+            with cython.critical_section(self):
+                engine, window = self.engine, self.window
+            if window is None or lzs_load(&engine.over):
+                engine, window = self.begin(view)  # the first read, or the workers have gone
+            if window is None:
+                return self.next_directly(view)
+            return view.read_through(engine, window, 0, 0, self)
+        except IndexError:
+            if view.size() != UNKNOWN:
+                raise
         with cython.critical_section(self):
-            i, engine, window = self.i, self.engine, self.window
+            self.ended = True
+        raise StopIteration
+
+    cdef Py_ssize_t advance(self) except -1:
+        """The index of the next item, or StopIteration."""
+        cdef Py_ssize_t i, n = self.view.size()
+        with cython.critical_section(self):
+            i = self.i
             if not self.ended and (i < n or n == UNKNOWN):
                 self.i = i + 1
             else:
@@ -1515,23 +1588,15 @@ cdef class PrefetchIterator:
             ended = self.ended
         if ended:
             raise StopIteration
-        try:
-            if view.reads_directly():
-                return pull(view, i, view.source, i)
-            if window is None or lzs_load(&engine.over):
-                engine, window = self.begin(view, i)  # the first read, or the workers have gone
-            return view.item(i) if window is None else view.read_through(engine, window, i, i)
-        except IndexError:
-            if n != UNKNOWN:
-                raise
-        with cython.critical_section(self):
-            self.ended = True
-        raise StopIteration
+        return i
 
-    cdef tuple begin(self, Prefetch view, Py_ssize_t i):
+    cdef object next_directly(self, Prefetch view):
+        return view.read_directly(self.advance())
+
+    cdef tuple begin(self, Prefetch view):
         """The engine and the window, or None where there are too many."""
         cdef Engine engine = view.crew.started()
-        cdef Window window = view.crew.window(engine, view.source, view.route, i), other
+        cdef Window window = view.crew.window(engine, view.source, view.route, self.i), other
         with cython.critical_section(self):
             other = self.window if self.engine is engine else None
             if other is None:
@@ -1591,7 +1656,7 @@ cdef class CompletedIterator:
         i, result = found
         if type(result) is not Failure:
             return found
-        error = (<Failure>result).error
+        error = self.view.overdue(i) if (<Failure>result).is_timeout else (<Failure>result).error
         if not (<Failure>result).is_timeout:
             error = source_error(self.view, i, self.view.source, i, error, self.view.crew.evaluation)
             if not isinstance(error, EvaluationError):  # those tell the way to the item
@@ -1613,7 +1678,7 @@ cdef class CompletedIterator:
         if (i >= n and n != UNKNOWN) or (self.end != UNKNOWN and i >= self.end):
             raise StopIteration
         try:
-            return i, pull(self.view, i, self.view.source, i)
+            return i, self.view.read_directly(i)
         except IndexError:
             if n != UNKNOWN:
                 raise
@@ -1685,7 +1750,7 @@ cdef class CompletedIterator:
                 self.owed -= run.stop - i
                 if i + 1 < run.stop:
                     self.again.append((i + 1, run.stop))
-                return i, Failure(self.view.overdue(i), True)
+                return i, Failure(None, True)
         return None
 
     cdef int publish(self) except -1:

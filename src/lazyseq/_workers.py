@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import inspect
 import os
+import sys
 import threading
 import time
 import weakref
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 started: weakref.WeakSet[_Employer] = weakref.WeakSet()  # the crews that have workers
 lost: list[object] = []  # what forked children have of the workers of their parents
+exiting = threading.Event()  # the interpreter is
 JOIN_SECONDS = 0.2  # idle workers end in less; one that is inside an item is not waited for any longer
 
 
@@ -64,7 +66,7 @@ def join(threads: Iterable[threading.Thread]) -> None:
 
 def living_threads() -> set[int]:
     """The identifiers of all threads that have not ended."""
-    return {thread.ident for thread in threading.enumerate() if thread.ident is not None}
+    return set(sys._current_frames())
 
 
 def run_hook(hook: Callable[..., object], worker: int) -> None:
@@ -81,7 +83,14 @@ def run_hook(hook: Callable[..., object], worker: int) -> None:
         hook()
 
 
+def stay_if_all_ends() -> None:
+    """Not return in a daemon thread at the interpreter's exit, which ends the thread without a sound; an error would not."""
+    while exiting.is_set() and threading.current_thread().daemon:
+        time.sleep(1)
+
+
 def _close_all() -> None:
+    exiting.set()
     join([thread for crew in list(started) for thread in crew.dismiss()])
 
 
