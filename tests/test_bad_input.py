@@ -150,7 +150,10 @@ WRONG = [
     # Prefetch.
     (lambda: prefetch([], 1.5), TypeError, "prefetch: nworkers must be an int or None, got 1.5 (float)"),
     (lambda: prefetch([], 4096), ValueError, "prefetch: nworkers must be at most 4095, got 4096 (int)"),
-    (lambda: prefetch([], 1, "fibre"), ValueError, "prefetch: method must be 'thread', got 'fibre' (str)"),
+    (lambda: prefetch([], 1, "process", shm_size=10**18), ValueError, "prefetch: shm_size must be no more bytes than there is memory, got 1000000000000000000 (int)"),
+    (lambda: prefetch([], 1, "process", mp_context=3), ValueError, "prefetch: mp_context must be a context or its name, 'fork' or 'spawn' or 'forkserver', got 3 (int)"),
+    (lambda: prefetch([], 1, "process", mp_context="knife"), ValueError, "prefetch: mp_context must be a context or its name, 'fork' or 'spawn' or 'forkserver', got 'knife' (str)"),
+    (lambda: prefetch([], 1, "fibre"), ValueError, "prefetch: method must be 'thread' or 'process', got 'fibre' (str)"),
     (lambda: prefetch([], max_buffered=0), ValueError, "prefetch: max_buffered must be at least 1, got 0 (int)"),
     (lambda: prefetch([], max_buffered="9"), TypeError, "prefetch: max_buffered must be an int, got '9' (str)"),
     (lambda: prefetch([], timeout="1"), TypeError, "prefetch: timeout must be a number, got '1' (str)"),

@@ -1,159 +1,322 @@
-/* Blocks of memory that processes share; _arena.h says what each function promises.
+/* The arena. _arena.h says what each function promises; here is why it holds.
  *
- *   field                written by                   read by
- *   arena.*, region.end  lzs_arena_make               everyone
- *   region.returned      whoever releases A1, owner   the owner A1
- *   region.fresh .free   the owner                    the owner
- *   block.owner .kind    the owner, when it is new    everyone
- *   block.next           who has the block            the owner after A1
+ *   head | common | regions' records | region 0: block block block ... fresh ... | region 1 | ...
  *
- * A block that is given back is pushed onto its region's stack of returned blocks. The owner takes the whole stack at
- * once, so that no compare-and-swap can mistake a stack that has changed and changed back (ABA), and sorts it into lists
- * by size, of which it uses the block that was added last: its pages and cache lines are warm. A block keeps its size: a
- * pipeline whose items vary needs a window's worth of blocks of each size.
+ * A block is a header of 64 bytes and a payload, whose size is one of four to a power of two. A region's blocks lie side
+ * by side from its start up to `fresh`, so that their headers are enough to walk it. They are never split or joined.
+ *
+ *   state       is                                              is left by
+ *   OWNED       the owner's, who fills it                       whoever receives it (KEPT) or drops it (RELEASED)
+ *   KEPT        the receiver's                                  anyone who releases it
+ *   RELEASED    on the stack of its region, or on its way       the owner
+ *   FREE        the owner's, in one of its lists                the owner
+ *   GAP         nobody's: it aligns the next block
+ *
+ *   field                written by                            read by
+ *   all of lzs_arena     who makes it                          everyone
+ *   region.released      anyone A1                             the owner A1
+ *   region.taken         the owner A3                          reclaim
+ *   region.fresh         the owner A2                          the owner, used A2, reclaim
+ *   region.free .reserved  the owner                           the owner
+ *   block.span .owner .class  the owner, before A2             everyone
+ *   block.state          whose it is                           used, reclaim
+ *   block.next           releaser A1, the owner                the owner
+ *
+ * Releasing pushes onto a stack; the owner alone pops, and always all of it, so that the top cannot be popped and pushed
+ * again between the two halves of a pop. From there blocks go into the owner's lists, one for each size, last released
+ * first: their pages are mapped, and perhaps in a cache.
+ *
+ * What the death of an owner leaves, at any instruction: lists and links in any state, but, by the order of its stores,
+ *   - headers that are complete, since `fresh` moves after them (A2);
+ *   - a block that is FREE or OWNED by its state and is on no stack;
+ *   - blocks popped and not yet marked FREE, all of them reachable from `taken` (A3).
+ * So reclaim finds everything by walking the region, and makes the lists anew. What dies with a releaser is the block
+ * that it has marked RELEASED and not pushed yet: lost for as long as the arena lives.
+ *
+ * Labels: each A<n> stands on exactly the two sides that meet.
  */
 #include "_arena.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
+#include <string.h>
 
 #define CACHE_LINE 64
-#define PAGE 4096
-#define STEPS 4 /* sizes for each power of two: at most a quarter of a block is wasted */
-#define SMALLEST 6 /* a power of two */
-#define KINDS ((58 - SMALLEST) * STEPS)
+#define NCLASSES 228 /* up to 2^64 bytes */
+
+/* Both sides of a mapping must agree without a lock that only one of them knows. */
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2, "atomics without locks");
+
+enum { FREE, OWNED, KEPT, RELEASED, GAP };
 
 typedef struct {
-    _Alignas(CACHE_LINE) uint64_t next; /* the offset of the block under it in a stack; 0: none */
+    _Alignas(CACHE_LINE) uint64_t span; /* bytes from here to the next header */
     uint32_t owner;
-    uint32_t kind; /* of size */
+    uint32_t class;
+    _Atomic uint32_t state;
+    _Atomic uint64_t next; /* the next block's offset in the stack or list, 0: none */
 } block;
 
 typedef struct {
-    _Alignas(CACHE_LINE) _Atomic uint64_t returned; /* the block that was given back last; 0: none */
-    _Alignas(CACHE_LINE) uint64_t fresh;            /* from here to the end, nothing was ever used */
-    uint64_t end;
-    uint64_t free[KINDS]; /* stacks of blocks */
+    _Alignas(CACHE_LINE) _Atomic uint64_t released; /* the top of the stack */
+    _Alignas(CACHE_LINE) _Atomic uint64_t taken;    /* what was popped, or is about to be, and is in no list yet */
+    _Atomic uint64_t fresh;                         /* where blocks end */
+    uint64_t reserved;                              /* where what may be written to ends */
+    uint64_t free[NCLASSES];
 } region;
 
 struct lzs_arena {
-    uint64_t common;
-    uint64_t regions;
+    _Alignas(CACHE_LINE) uint64_t records; /* where the regions' are */
+    uint64_t first;                        /* where region 0 begins */
+    uint64_t span;                         /* of each region */
+    uint32_t owners;
 };
 
-static uint64_t rounded(uint64_t size, uint64_t unit)
+/* ---- Sizes ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t round_up(uint64_t n, uint64_t to)
 {
-    return (size + unit - 1) & ~(unit - 1);
+    return (n + to - 1) / to * to;
 }
 
-static void *at(const lzs_arena *arena, uint64_t offset)
+/* The smallest class of at least so many bytes. Classes 0-7 are 1-8 units of 64 bytes, the next four, 10-16 by 2, ... */
+static uint32_t class_of(uint64_t size)
 {
-    return (char *)(uintptr_t)arena + offset;
+    uint64_t units = size == 0 ? 0 : (size - 1) / CACHE_LINE;
+    uint32_t shift = 0;
+
+    while (units >> shift > 7)
+        shift++;
+    return 4 * shift + (uint32_t)(units >> shift);
 }
 
-static region *region_of(const lzs_arena *arena, uint32_t owner)
+static uint64_t size_of(uint32_t class)
 {
-    return (region *)at(arena, arena->regions) + owner;
+    uint32_t shift = class < 8 ? 0 : class / 4 - 1;
+    return ((uint64_t)(class - 4 * shift) + 1) * CACHE_LINE << shift;
 }
 
-static block *block_at(const lzs_arena *arena, uint64_t offset)
+uint64_t lzs_arena_head(uint32_t owners, uint64_t common)
 {
-    return (block *)at(arena, offset) - 1;
+    uint64_t records = (uint64_t)owners * sizeof(region) + sizeof(lzs_arena);
+
+    if (common > UINT64_MAX - records - CACHE_LINE - LZS_ARENA_PAGE)
+        return 0;
+    return round_up(records + round_up(common, CACHE_LINE), LZS_ARENA_PAGE);
 }
 
-static uint64_t size_of(uint32_t kind)
+/* ---- Where things are ------------------------------------------------------------------------------------------- */
+
+static inline block *block_at(const lzs_arena *arena, uint64_t offset)
 {
-    return (uint64_t)(STEPS + kind % STEPS) << (SMALLEST - 2 + kind / STEPS);
+    return (block *)((char *)arena + offset);
 }
 
-/* The least kind of at least that size, or KINDS. */
-static uint32_t kind_of(uint64_t size)
+static inline region *region_of(const lzs_arena *arena, uint32_t owner)
 {
-    uint32_t kind = 0;
-
-    if (size > size_of(KINDS - 1))
-        return KINDS;
-    while (size_of(kind + STEPS) < size)
-        kind += STEPS;
-    while (size_of(kind) < size)
-        kind++;
-    return kind;
+    return (region *)((char *)arena + arena->records) + owner;
 }
 
-lzs_arena *lzs_arena_make(void *memory, uint64_t size, uint32_t owners, uint64_t common)
+static inline uint64_t start_of(const lzs_arena *arena, uint32_t owner)
+{
+    return arena->first + owner * arena->span;
+}
+
+lzs_arena *lzs_arena_make(void *memory, uint64_t size, uint32_t owners, uint64_t common, int reserving)
 {
     lzs_arena *arena = memory;
-    uint64_t start, each;
+    uint64_t head = lzs_arena_head(owners, common);
 
-    if (owners < 1 || common > size)
+    if (owners == 0 || head == 0 || size < head || (size - head) / owners < LZS_ARENA_PAGE)
         return NULL;
-    arena->common = rounded(sizeof *arena, CACHE_LINE);
-    arena->regions = arena->common + rounded(common, CACHE_LINE);
-    start = rounded(arena->regions + owners * (uint64_t)sizeof(region), PAGE);
-    if (start > size)
-        return NULL;
-    each = ((size - start) / owners) & ~(uint64_t)(PAGE - 1);
-    for (uint32_t w = 0; w < owners; w++) {
-        region_of(arena, w)->fresh = start + w * each;
-        region_of(arena, w)->end = start + (w + 1) * each;
+    arena->records = sizeof *arena + round_up(common, CACHE_LINE);
+    arena->first = head;
+    arena->span = (size - head) / owners / LZS_ARENA_PAGE * LZS_ARENA_PAGE;
+    arena->owners = owners;
+    for (uint32_t k = 0; k < owners; k++) {
+        region *r = region_of(arena, k);
+        atomic_init(&r->fresh, start_of(arena, k));
+        r->reserved = start_of(arena, reserving ? k : k + 1);
     }
     return arena;
 }
 
 uint64_t lzs_arena_common(const lzs_arena *arena)
 {
-    return arena->common;
+    (void)arena;
+    return sizeof *arena;
 }
 
-/* Sort what was given back. */
-static void collect(lzs_arena *arena, region *own)
-{
-    /* A1 acquire <- A1 release: whoever gave it back has read it for the last time, and `next` is visible. */
-    uint64_t offset = atomic_exchange_explicit(&own->returned, 0, memory_order_acquire);
+/* ---- The owner -------------------------------------------------------------------------------------------------- */
 
-    while (offset != 0) {
-        block *b = block_at(arena, offset);
-        uint64_t next = b->next;
-        b->next = own->free[b->kind];
-        own->free[b->kind] = offset;
-        offset = next;
-    }
+static void push_free(region *r, block *b, uint64_t offset)
+{
+    /* A3 release: after what says that it is FREE and no longer taken; the link is lost to the stack here. */
+    atomic_store_explicit(&b->next, r->free[b->class], memory_order_release);
+    r->free[b->class] = offset;
 }
 
-uint64_t lzs_arena_allocate(lzs_arena *arena, uint32_t owner, uint64_t size)
+static uint64_t pop_free(lzs_arena *arena, region *r, uint32_t class)
 {
-    region *own = region_of(arena, owner);
-    uint32_t kind = kind_of(size);
-    uint64_t offset, stride;
-
-    if (kind == KINDS)
-        return 0;
-    if (own->free[kind] == 0)
-        collect(arena, own);
-    offset = own->free[kind];
-    if (offset != 0) {
-        own->free[kind] = block_at(arena, offset)->next;
-        return offset;
-    }
-    stride = sizeof(block) + rounded(size_of(kind), CACHE_LINE);
-    if (stride > own->end - own->fresh)
-        return 0;
-    offset = own->fresh + sizeof(block);
-    own->fresh += stride;
-    block_at(arena, offset)->owner = owner;
-    block_at(arena, offset)->kind = kind;
-    return offset;
-}
-
-void lzs_arena_release(lzs_arena *arena, uint64_t offset)
-{
+    uint64_t offset = r->free[class];
     block *b = block_at(arena, offset);
-    region *its = region_of(arena, b->owner);
-    uint64_t last = atomic_load_explicit(&its->returned, memory_order_relaxed); /* Relaxed: only a guess. */
 
+    if (offset == 0)
+        return 0;
+    r->free[class] = atomic_load_explicit(&b->next, memory_order_relaxed);
+    atomic_store_explicit(&b->state, OWNED, memory_order_relaxed);
+    return offset + sizeof *b;
+}
+
+/* Move all that was released into the lists. */
+static void take_released(lzs_arena *arena, region *r)
+{
+    uint64_t top = atomic_load_explicit(&r->released, memory_order_relaxed), next, reversed = 0;
+
+    if (top == 0)
+        return;
+    do {
+        /* A3 release -> reclaim: before they leave the stack. A death in between leaves this one on the stack. */
+        atomic_store_explicit(&r->taken, top, memory_order_release);
+        /* A1 acquire <- A1: links, and the releasers' last reads of the payloads, come before our use. The pushes are
+         * read-modify-writes, so that the last one stands for all before. Release: A3, after `taken`. */
+    } while (!atomic_compare_exchange_weak_explicit(&r->released, &top, 0, memory_order_acq_rel, memory_order_relaxed));
+    for (; top != 0; top = next) {
+        block *b = block_at(arena, top);
+        next = atomic_load_explicit(&b->next, memory_order_relaxed);
+        /* A3 release -> reclaim: FREE by its state, then no longer taken, then the link may go. */
+        atomic_store_explicit(&b->state, FREE, memory_order_release);
+        atomic_store_explicit(&r->taken, next, memory_order_release);
+        atomic_store_explicit(&b->next, reversed, memory_order_release);
+        reversed = top;
+    }
+    for (; reversed != 0; reversed = next) {
+        block *b = block_at(arena, reversed);
+        next = atomic_load_explicit(&b->next, memory_order_relaxed);
+        push_free(r, b, reversed);
+    }
+}
+
+/* A new block behind the last one. */
+static void add_block(lzs_arena *arena, uint32_t owner, uint64_t at, uint64_t end, uint32_t class, uint32_t state)
+{
+    block *b = block_at(arena, at);
+
+    b->span = end - at;
+    b->owner = owner;
+    b->class = class;
+    atomic_store_explicit(&b->state, state, memory_order_relaxed);
+    /* A2 release -> A2: the header is complete before it is reached. */
+    atomic_store_explicit(&region_of(arena, owner)->fresh, end, memory_order_release);
+}
+
+uint64_t lzs_arena_allocate(lzs_arena *arena, uint32_t owner, uint64_t size, lzs_extent *missing)
+{
+    region *r = region_of(arena, owner);
+    uint32_t class = class_of(size);
+    uint64_t fresh, payload, end;
+
+    *missing = (lzs_extent){0, 0};
+    if (size > arena->span)
+        return 0;
+    take_released(arena, r);
+    payload = pop_free(arena, r, class);
+    if (payload != 0)
+        return payload;
+
+    fresh = atomic_load_explicit(&r->fresh, memory_order_relaxed);
+    payload = round_up(fresh + sizeof(block), size_of(class) < LZS_ARENA_LARGE ? CACHE_LINE : LZS_ARENA_PAGE);
+    end = payload + size_of(class);
+    if (end <= r->reserved) {
+        if (payload - sizeof(block) != fresh)
+            add_block(arena, owner, fresh, payload - sizeof(block), 0, GAP);
+        add_block(arena, owner, payload - sizeof(block), end, class, OWNED);
+        return payload;
+    }
+    if (end <= start_of(arena, owner + 1))
+        *missing = (lzs_extent){r->reserved, end};
+    for (payload = 0; payload == 0 && ++class < NCLASSES;)
+        payload = pop_free(arena, r, class);
+    return payload;
+}
+
+void lzs_arena_reserved(lzs_arena *arena, uint32_t owner, uint64_t end)
+{
+    region_of(arena, owner)->reserved = end;
+}
+
+/* ---- Everyone --------------------------------------------------------------------------------------------------- */
+
+void lzs_arena_keep(lzs_arena *arena, uint64_t payload)
+{
+    /* Relaxed: who hands over a block orders this after the owner's stores, and before its next ones. */
+    atomic_store_explicit(&block_at(arena, payload - sizeof(block))->state, KEPT, memory_order_relaxed);
+}
+
+void lzs_arena_release(lzs_arena *arena, uint64_t payload)
+{
+    uint64_t offset = payload - sizeof(block), top;
+    block *b = block_at(arena, offset);
+    region *r = region_of(arena, b->owner);
+
+    /* Relaxed: ordered by A1; and reclaim leaves alone what it may still see KEPT. */
+    atomic_store_explicit(&b->state, RELEASED, memory_order_relaxed);
+    top = atomic_load_explicit(&r->released, memory_order_relaxed);
     do
-        b->next = last;
-    /* A1 release -> A1 acquire. Relaxed when it fails: the guess was wrong. */
-    while (!atomic_compare_exchange_weak_explicit(&its->returned, &last, offset, memory_order_release,
+        atomic_store_explicit(&b->next, top, memory_order_relaxed);
+    /* A1 release -> A1: the link, and all that was read from the payload. */
+    while (!atomic_compare_exchange_weak_explicit(&r->released, &top, offset, memory_order_release,
                                                   memory_order_relaxed));
+}
+
+/* ---- Walks ------------------------------------------------------------------------------------------------------ */
+
+uint64_t lzs_arena_used(const lzs_arena *arena, uint32_t owner)
+{
+    /* A2 acquire <- A2. */
+    uint64_t end = atomic_load_explicit(&region_of(arena, owner)->fresh, memory_order_acquire), used = 0;
+
+    for (uint64_t offset = start_of(arena, owner); offset != end; offset += block_at(arena, offset)->span) {
+        /* Relaxed: a figure of the moment. */
+        uint32_t state = atomic_load_explicit(&block_at(arena, offset)->state, memory_order_relaxed);
+        if (state == OWNED || state == KEPT)
+            used += size_of(block_at(arena, offset)->class);
+    }
+    return used;
+}
+
+/* Mark FREE what the owner had popped and was about to move. */
+static void finish_taking(lzs_arena *arena, region *r)
+{
+    uint64_t taken = atomic_load_explicit(&r->taken, memory_order_acquire); /* A3 */
+    /* A1 acquire <- A1: the links. */
+    uint64_t offset = atomic_load_explicit(&r->released, memory_order_acquire);
+
+    while (offset != 0 && offset != taken)
+        offset = atomic_load_explicit(&block_at(arena, offset)->next, memory_order_relaxed);
+    if (offset == 0)
+        for (; taken != 0; taken = atomic_load_explicit(&block_at(arena, taken)->next, memory_order_relaxed))
+            atomic_store_explicit(&block_at(arena, taken)->state, FREE, memory_order_relaxed);
+    atomic_store_explicit(&r->taken, 0, memory_order_relaxed);
+}
+
+uint64_t lzs_arena_reclaim(lzs_arena *arena, uint32_t owner)
+{
+    region *r = region_of(arena, owner);
+    /* A2 acquire <- A2. */
+    uint64_t end = atomic_load_explicit(&r->fresh, memory_order_acquire), freed = 0;
+
+    finish_taking(arena, r);
+    memset(r->free, 0, sizeof r->free);
+    for (uint64_t offset = start_of(arena, owner); offset != end; offset += block_at(arena, offset)->span) {
+        block *b = block_at(arena, offset);
+        uint32_t state = atomic_load_explicit(&b->state, memory_order_relaxed);
+        if (state == OWNED) {
+            atomic_store_explicit(&b->state, FREE, memory_order_relaxed);
+            freed += size_of(b->class);
+        }
+        if (state == OWNED || state == FREE)
+            push_free(r, b, offset);
+    }
+    return freed;
 }

@@ -91,6 +91,7 @@ cdef Py_ssize_t grain_of(object source) except -1
 cdef View gathered(object source, list indices)
 cdef Py_ssize_t foreign_size(object source) except? -1
 cdef object foreign_item(object source, Py_ssize_t i)
+cdef object stage_error(View stage, Py_ssize_t i, object error, object evaluation)
 cdef object source_error(View stage, Py_ssize_t i, object source, Py_ssize_t j, object error, object evaluation)
 
 

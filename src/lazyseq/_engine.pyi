@@ -1,11 +1,14 @@
 """What Python sees and uses of the prefetch."""
 
 from collections.abc import Callable, Iterator
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import TracebackType
 from typing import Final, Literal, Self, final, overload
 
 from ._core import Derived, Index, Indices
+from ._transfer import Arena
 from ._types import Source, T_co
 
 @final
@@ -18,6 +21,7 @@ class Prefetch(Derived[T_co]):
         start_hook: Callable[[int], object] | Callable[[], object] | None,
         evaluation: Literal["wrap", "passthrough"],
         timeout: float | None = None,
+        process: tuple[BaseContext, int | None] | None = None,
         crew: Crew | None = None,
     ) -> None: ...
     @property
@@ -43,13 +47,23 @@ class Prefetch(Derived[T_co]):
 class Crew:
     def __init__(
         self,
+        source: Source[object],
         nworkers: int,
         max_buffered: int,
         start_hook: Callable[[int], object] | Callable[[], object] | None,
         evaluation: Literal["wrap", "passthrough"],
         timeout: float | None,
+        process: tuple[BaseContext, int | None] | None,
     ) -> None: ...
-    def dismiss(self) -> list[Thread]: ...
+    def dismiss(self) -> list[Thread] | list[BaseProcess]: ...
     def forget_workers(self) -> None: ...
+
+def work_in_process(
+    arena: Arena,
+    worker: int,
+    evaluation: str,
+    source: Source[object],
+    start_hook: Callable[[int], object] | Callable[[], object] | None,
+) -> None: ...
 
 max_workers: Final[int]

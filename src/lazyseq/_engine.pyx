@@ -17,9 +17,9 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
-from ._core cimport UNKNOWN, Derived, View, gathered, grain_of, pull, read, rebased, size_of, source_error
+from ._core cimport UNKNOWN, Derived, View, gathered, grain_of, pull, read, rebased, size_of, source_error, stage_error
 from ._prefetch cimport *
-from ._transfer cimport Arena
+from ._transfer cimport Arena, Message
 
 from collections import deque
 from threading import RLock
@@ -27,6 +27,7 @@ from time import monotonic_ns, perf_counter_ns
 from weakref import ref
 
 from . import _processes, _workers
+from ._transfer import usable_memory
 from .errors import EvaluationError, seterr
 
 cdef extern from *:
@@ -148,9 +149,12 @@ cdef class Run:
         return exchange_item(self.results, i - self.start, None)
 
     cdef int give_up(self, list dropped) except -1:
-        """Nobody will take what is left. The results are dropped apart from the run, which an idle worker may know."""
+        """Nobody will take what is left. The results are taken out of the run: an idle worker may know that for long."""
+        cdef Py_ssize_t k, n = min(self.stop - self.start, <Py_ssize_t>lzs_progress_done(&self.state.progress))
         lzs_store(&self.state.unwanted, 1)
-        dropped.append(self.results)
+        if self.parcel is None:
+            for k in range(n):
+                dropped.append(exchange_item(self.results, k, None))
         return 0
 
 
@@ -194,6 +198,38 @@ cdef class Shift:
         return late
 
 
+cdef struct board:
+    # What reader and worker processes share beside the crew: first this, then a desk for each worker, then the crew.
+    long long item_ns  # Engine.item_ns
+    long long hook_error  # a message: what start_hook has raised; 0: nothing
+    long long nworkers
+    long long watched  # there is a timeout
+    long long sent  # how many messages the workers have sent
+    long long singly  # each item has a message of its own
+    long long started  # how many workers have come as far as to claim runs
+    long long padding[1]  # all begins on a cache line
+
+
+cdef struct desk:
+    # What a worker does, for the reader to see when it has died, or takes too long.
+    long long record  # of the run that it evaluates; 0: none
+    long long part
+    long long began  # when it began the part, in ns, if there is a timeout; 0: it has none
+    long long padding[5]
+
+
+cdef inline board *board_of(Arena arena) noexcept:
+    return <board *>(arena.base + arena.common)
+
+
+cdef inline desk *desk_of(Arena arena, Py_ssize_t worker) noexcept:
+    return <desk *>(board_of(arena) + 1) + worker
+
+
+cdef inline lzs_crew *crew_of(Arena arena) noexcept:
+    return <lzs_crew *>desk_of(arena, board_of(arena).nworkers)
+
+
 cdef struct run_record:
     # A run on its way from one process to another: a block of the arena, of which the ring knows the offset.
     run_state state  # first, as for the ring
@@ -213,6 +249,10 @@ cdef inline uint64_t *messages_of(run_record *record) noexcept:
 
 cdef inline run_record *record_at(Arena arena, uint64_t offset) noexcept:
     return <run_record *>(arena.base + offset)
+
+
+cdef inline Message *message_at(Arena arena, uint64_t offset) noexcept:
+    return <Message *>(arena.base + offset)
 
 
 cdef enum:
@@ -253,15 +293,20 @@ cdef class Parcel:
     cdef int unpack(self, list results, Py_ssize_t part) except -1:
         """Put the results into the list, up to this part at least, which is there."""
         cdef uint64_t message
-        cdef Py_ssize_t k
+        cdef Py_ssize_t k, n
         cdef list found
         while self.unpacked <= part:
             message = messages_of(self.record)[self.unpacked]
+            n = message_at(self.arena, message).count
             messages_of(self.record)[self.unpacked] = 0
-            found = self.arena.read(message)
-            for k in range(len(found)):
+            try:
+                found = self.arena.read(message)
+            except Exception as error:  # whatever a user's object does when it is made anew
+                board_of(self.arena).singly = 1  # so that from now on it fails alone
+                found = [Failure(_processes.not_receivable(n, error))] * n
+            for k in range(n):
                 results[self.unpacked + k] = found[k]
-            self.unpacked += len(found)
+            self.unpacked += n
         return 0
 
 
@@ -519,37 +564,6 @@ cdef class ThreadEngine(Engine):
         return 0
 
 
-cdef struct board:
-    # What reader and worker processes share beside the crew: first this, then a desk for each worker, then the crew.
-    long long item_ns  # Engine.item_ns
-    long long hook_error  # a message: what start_hook has raised; 0: nothing
-    long long nworkers
-    long long watched  # there is a timeout
-    long long sent  # how many messages the workers have sent
-    long long padding[3]  # all begins on a cache line
-
-
-cdef struct desk:
-    # What a worker does, for the reader to see when it has died, or takes too long.
-    long long started  # it has come as far as to claim runs
-    long long record  # of the run that it evaluates; 0: none
-    long long part
-    long long began  # when it began the part, in ns, if there is a timeout; 0: it has none
-    long long padding[4]
-
-
-cdef inline board *board_of(Arena arena) noexcept:
-    return <board *>(arena.base + arena.common)
-
-
-cdef inline desk *desk_of(Arena arena, Py_ssize_t worker) noexcept:
-    return <desk *>(board_of(arena) + 1) + worker
-
-
-cdef inline lzs_crew *crew_of(Arena arena) noexcept:
-    return <lzs_crew *>desk_of(arena, board_of(arena).nworkers)
-
-
 @cython.final
 cdef class ProcessEngine(Engine):
     """The engine of processes: a result in the ring is the offset of a run_record in an arena.
@@ -564,15 +578,14 @@ cdef class ProcessEngine(Engine):
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns,
                  source, context, shm_size):
-        cdef uint64_t memory = _workers.usable_memory()
         cdef uint64_t ring = lzs_ring_size(<uint64_t>max_buffered)
         # One ring at least, and no more than an address space is sure to have room for.
         cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
         self.context, self.deaths, self.given_up = context, {}, {}
         self.recipe = _processes.recipe(context, source, start_hook)
-        self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size, memory // 4 if shm_size is None else shm_size,
-                           memory)
+        self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size,
+                           usable_memory() // 4 if shm_size is None else shm_size)
         self.base = self.arena.base
         self.item_ns = &board_of(self.arena).item_ns
         board_of(self.arena).nworkers, board_of(self.arena).watched = nworkers, timeout_ns != 0
@@ -625,7 +638,7 @@ cdef class ProcessEngine(Engine):
         cdef long long offset = its.record
         cdef bint overdue = False
         error = _processes.died(process)
-        if not its.started:
+        if lzs_load(&board_of(self.arena).started) == 0:
             error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
             return self.end_with(error)
         if offset:
@@ -644,6 +657,7 @@ cdef class ProcessEngine(Engine):
         lzs_crew_bury(self.crew, <uint32_t>worker)
         if offset:
             let_go(self.arena, offset, BY_WORKER)
+        self.arena.reclaim(<uint32_t>worker)
         self.start(worker)
         if not overdue:
             _processes.log.warning("%s; another takes its place%s", error, "" if offset == 0 else
@@ -679,10 +693,16 @@ cdef class ProcessEngine(Engine):
                     break
         return 0
 
-    cdef object judged(self, object number, object failure):
-        """The Failure of an item; of one that was given up, why."""
+    cdef object judged(self, Window window, Py_ssize_t i, object result):
+        """The result of an item; if it was given up, why."""
+        if not self.deaths:
+            return result
+        number = window.number_of(i)
         error = self.given_up.get(number)
-        return failure if error is None else Failure(error)
+        if error is None:
+            self.deaths.pop(number, None)
+            return result
+        return Failure(error)
 
     cdef int count_death(self, long long item, error) except -1:
         """An item that ends its worker is evaluated a second time, and no third one."""
@@ -714,7 +734,7 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
             board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
             lzs_crew_close(crew)
             return
-    desk_of(arena, worker).started = 1
+    lzs_add(&board_of(arena).started, 1)
     while True:
         with nogil:
             status = lzs_crew_claim_wait(crew, worker, &claim)
@@ -733,9 +753,11 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     cdef long long *item_ns = &board_of(arena).item_ns
     cdef Reading reading = Reading(source, claim.run.item)
     cdef list results = []
+    cdef uint64_t message
     cdef bint last, cut, watched = board_of(arena).watched
     memset(record, 0, sizeof_record(count))
     record.start, record.count, record.item = claim.run.index, count, claim.run.item
+    arena.keep_block(offset)
     lzs_store(&mine.record, offset)  # before it is attached: who has it must be able to find out that we have died
     if lzs_ring_attach(claim, <void *>offset) != LZS_OK:
         lzs_store(&mine.record, 0)
@@ -755,10 +777,13 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
             lzs_store(&mine.began, 0)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
-        if not (last or cut or perf_counter_ns() - sent > RUN_NS):
+        if not (last or cut or perf_counter_ns() - sent > RUN_NS or board_of(arena).singly):
             continue
         n = len(results)
-        messages_of(record)[k + 1 - n] = message_of(arena, worker, results)
+        message = message_of(arena, worker, results)
+        message_at(arena, message).count = n
+        arena.keep(message)
+        messages_of(record)[k + 1 - n] = message
         lzs_add(&board_of(arena).sent, 1)
         if cut:
             lzs_store(&record.state.cut, claim.run.index + k + 2)
@@ -974,8 +999,8 @@ cdef class Window:
 
     cdef object take_part(self, Engine engine, Py_ssize_t i):
         cdef object result = self.held.take(i)
-        if type(result) is Failure and engine.arena is not None:
-            result = (<ProcessEngine>engine).judged(self.number_of(i), result)
+        if engine.arena is not None:
+            result = (<ProcessEngine>engine).judged(self, i, result)
         self.position = i + 1
         if lzs_load(&self.held.state.cut) == self.position + 1:
             self.tail = self.position  # the rest is to be published again
@@ -1245,7 +1270,8 @@ cdef class Crew:
                 for k in range(self.nworkers):
                     engine.start(k)
             except BaseException:
-                lzs_crew_close(engine.crew)  # those that did start
+                lzs_crew_close(engine.crew)
+                _workers.join(engine.workers)  # those that did start
                 raise
             if self.current_engine() is not None:  # a destructor has read meanwhile
                 lzs_crew_close(engine.crew)
@@ -1453,9 +1479,7 @@ cdef class Prefetch(Derived):
         finally:
             window.give_back()
         if type(result) is Failure:
-            if (<Failure>result).is_timeout:
-                raise self.overdue(i)
-            raise source_error(self, i, self.source, i, (<Failure>result).error, self.crew.evaluation)
+            raise self.error_of(i, result)
         return self.evaluate(i) if result is MISSING else result
 
     cdef object evaluate(self, Py_ssize_t i):
@@ -1488,8 +1512,14 @@ cdef class Prefetch(Derived):
         PyErr_CheckSignals()
         return 0
 
-    cdef object overdue(self, Py_ssize_t i):
-        return TimeoutError(f"item {i} of {self.label()} made at {self.site} took longer than {self.crew.timeout} s")
+    cdef object error_of(self, Py_ssize_t i, Failure failure):
+        """What to raise for item i."""
+        crew = self.crew
+        if failure.is_timeout:
+            return TimeoutError(f"item {i} of {self.label()} made at {self.site} took longer than {crew.timeout} s")
+        if isinstance(failure.error, _processes.NotTransferable):
+            return stage_error(self, i, failure.error, crew.evaluation)  # the stage that fails is this one
+        return source_error(self, i, self.source, i, failure.error, crew.evaluation)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """Neighbours through the thread's own window, which goes on ahead; others through a window of their own."""
@@ -1656,9 +1686,8 @@ cdef class CompletedIterator:
         i, result = found
         if type(result) is not Failure:
             return found
-        error = self.view.overdue(i) if (<Failure>result).is_timeout else (<Failure>result).error
+        error = self.view.error_of(i, result)
         if not (<Failure>result).is_timeout:
-            error = source_error(self.view, i, self.view.source, i, error, self.view.crew.evaluation)
             if not isinstance(error, EvaluationError):  # those tell the way to the item
                 error.add_note(f"while evaluating item {i} of {self.view.label()} made at {self.view.site}")
         raise error
@@ -1729,8 +1758,8 @@ cdef class CompletedIterator:
                 self.owed -= 1
                 if run.next == run.stop:
                     self.running.remove(run)
-                if type(result) is Failure and self.engine.arena is not None:
-                    result = (<ProcessEngine>self.engine).judged(self.window.number_of(i), result)
+                if self.engine.arena is not None:
+                    result = (<ProcessEngine>self.engine).judged(self.window, i, result)
                 if type(result) is Failure and isinstance((<Failure>result).error, IndexError):
                     if self.view.size() == UNKNOWN:
                         self.end = i if self.end == UNKNOWN else min(self.end, i)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import multiprocessing
@@ -9,6 +10,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -40,10 +42,10 @@ def recipe(context: BaseContext, source: object, start_hook: Callable[..., objec
     """What a worker is to evaluate, as it travels: under fork as it is, else pickled, once for all workers."""
     if context.get_start_method() == "fork":
         return source, start_hook
-    try:
-        return pickle.dumps((source, start_hook), 5)
-    except Exception:  # lambdas, closures, what a notebook defines
-        pass
+    main = sys.modules["__main__"]
+    if hasattr(main, "__file__") or main.__spec__ is not None:  # else workers cannot import what it defines: a notebook
+        with contextlib.suppress(Exception):  # lambdas, closures
+            return pickle.dumps((source, start_hook), 5)
     try:
         return cloudpickle.dumps((source, start_hook), 5)
     except Exception as error:
@@ -204,10 +206,22 @@ def unpacked(parts: _Packed | None) -> BaseException | None:
     return error
 
 
-def not_sendable(result: object, error: Exception) -> TypeError:
+class NotTransferable(TypeError):
+    """A result does not come from a worker process to the reader."""
+
+
+def not_receivable(n: int, error: Exception) -> NotTransferable:
+    """The error of results that cannot be loaded from the pickle that a worker has sent."""
+    which = "the result" if n == 1 else f"one of {n} results that were sent together"
+    failed = NotTransferable(f"{which} was pickled in a worker process and cannot be loaded: {type(error).__name__}: {error}")
+    failed.__cause__ = error
+    return failed
+
+
+def not_sendable(result: object, error: Exception) -> NotTransferable:
     """The error of a result that cannot be pickled."""
     kind = type(result)
-    sent = TypeError(f"a result of type {kind.__module__}.{kind.__qualname__} cannot be sent from a worker process: "
+    sent = NotTransferable(f"a result of type {kind.__module__}.{kind.__qualname__} cannot be sent from a worker process: "
                      f"{type(error).__name__}: {error}")  # fmt: skip
     sent.__cause__ = error
     return sent

@@ -1,28 +1,40 @@
-"""Results on their way from one process to another, for the engine."""
+"""What the engine needs of the transfer of results."""
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
-from ._arena cimport lzs_arena
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from ._arena cimport lzs_arena, lzs_extent
+
+cdef struct Message:
+    uint64_t next  # the caller's, 0 at first: to chain messages
+    int64_t count  # the caller's, 0 at first
+    uint64_t pickled  # how many bytes
+    uint64_t nparts  # how many buffers travel beside
+
 
 @cython.final
 cdef class Arena:
-    cdef char *base
+    cdef char *base  # where the mapping begins in this process
+    cdef uint64_t common  # the offset of the caller's part
+    cdef readonly uint64_t limit
+    cdef uint64_t span
+    cdef uint32_t owners
     cdef lzs_arena *arena
-    cdef uint64_t common  # where the engine's own memory begins, zeroed at first
-    cdef uint64_t size
-    cdef uint64_t limit
-    cdef long long held  # how many bytes the buffers take that readers have
-    cdef long made_by  # the process
-    cdef bint warned
-    cdef object memory
-    cdef int file
-    cdef Py_buffer mapped
+    cdef Py_buffer mapping
+    cdef object folder
+    cdef int descriptor
+    cdef long long held_bytes, warned
+    cdef unsigned forks
 
-    cdef int map(self) except -1
-    cdef bint is_ours(self) noexcept
+    cdef int map(self, int descriptor, uint64_t size) except -1
+    cdef int reserve(self, uint64_t start, uint64_t stop) except -1
     cdef uint64_t allocate(self, uint32_t owner, uint64_t size) except 0
-    cdef void release(self, uint64_t block) noexcept nogil
-    cdef uint64_t write(self, uint32_t owner, object value) except 0
-    cdef object read(self, uint64_t message)
-    cdef void drop(self, uint64_t message) noexcept nogil
-    cdef object received(self, uint64_t block, uint64_t size, bint readonly)
+    cdef void release(self, uint64_t offset) noexcept nogil
+    cdef void keep_block(self, uint64_t offset) noexcept nogil
+    cdef bint is_ours(self) noexcept nogil
+    cpdef uint64_t write(self, uint32_t owner, object value) except 0
+    cpdef object read(self, uint64_t message)
+    cpdef void drop(self, uint64_t message) noexcept nogil
+    cdef void keep(self, uint64_t message) noexcept nogil
+    cpdef uint64_t reclaim(self, uint32_t owner) noexcept nogil
+    cpdef uint64_t used(self) noexcept nogil
+    cdef object receive(self, uint64_t offset, uint64_t length)

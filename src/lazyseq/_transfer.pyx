@@ -1,260 +1,463 @@
 # cython: language_level=3, auto_pickle=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: freethreading_compatible=True
-"""Results on their way from one process to another, through memory that both have.
+"""How results travel between processes: pickled into blocks of an arena that they share.
 
-A value is pickled, and its large buffers travel beside the pickle (PEP 574), each in a block of the arena. The reader's
-arrays look at these very blocks; one that dies gives its block back to the worker that had filled it.
+A message is a block with the pickle of a value; each large buffer of the value has a block of its own, which is
+filled by one copy and never copied again: the reader's objects are views of it, and the last one gives it back.
 """
 
 cimport cython
-from cpython.buffer cimport (PyBUF_READ, PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer)
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
+)
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.string cimport memcpy
 from ._arena cimport *
 
+import copyreg
 import mmap
+import multiprocessing.context
 import multiprocessing.reduction
 import os
-import pickle
+import sys
 import tempfile
 import warnings
-from multiprocessing.context import get_spawning_popen
+from pathlib import Path
+from pickle import Pickler, loads
 
 cdef extern from *:
     """
     #if defined(_MSC_VER)
-    #include <process.h>
-    #define lzs_add(p, n) (_InterlockedExchangeAdd64(p, n) + (n))
-    #define lzs_process() ((long)_getpid())
+    #include <intrin.h>
+    #include <io.h>
+    #define lzs_add(p, v) (_InterlockedExchangeAdd64(p, v) + (v))
+    #define lzs_close _close
+    #define MAP_NORESERVE 0
     #else
+    #include <sys/mman.h>
     #include <unistd.h>
-    #define lzs_add(p, n) __atomic_add_fetch(p, n, __ATOMIC_RELAXED)
-    #define lzs_process() ((long)getpid())
+    #define lzs_add(p, v) __atomic_add_fetch(p, v, __ATOMIC_RELAXED)
+    #define lzs_close close
     #endif
     """
-    long long lzs_add(long long *p, long long n) noexcept
-    long lzs_process() noexcept
+    long long lzs_add(long long *p, long long value) noexcept nogil
+    int lzs_close(int descriptor) noexcept nogil
+    int MAP_NORESERVE
+
+cdef extern from "Python.h":
+    enum:
+        PyBUF_READ
+    const Py_buffer *PyPickleBuffer_GetBuffer(object buffer) except NULL
 
 cdef enum:
-    OUT_OF_BAND = 1 << 14  # the least buffer that is worth a block of its own
-    LEAST_REGION = 1 << 26
+    LARGE = 16384  # buffers from so many bytes on have a block of their own
+    LEAST_SPAN = 64 << 20  # of a worker's region
+
+cdef struct Part:
+    uint64_t offset  # 0: no longer the message's
+    uint64_t length
+
+cdef unsigned forks = 0  # how many lie between this process and the first that had this module
 
 
-cdef struct message:
-    # Behind it: `nbuffers` of sent_buffer, then the pickle.
-    uint64_t length  # of the pickle
-    uint64_t nbuffers
+def _count_fork():
+    global forks
+    forks += 1
 
 
-cdef struct sent_buffer:
-    uint64_t block
-    uint64_t size
-    uint64_t readonly
+os.register_at_fork(after_in_child=_count_fork)
 
 
-cdef inline sent_buffer *buffers_of(message *m) noexcept nogil:
-    return <sent_buffer *>(m + 1)
+cdef inline Part *parts_of(Message *message) noexcept nogil:
+    return <Part *>(message + 1)
+
+
+cdef inline int copy(char *to, const void *source, uint64_t length) except -1:
+    if length < LARGE:
+        memcpy(to, source, length)
+    else:
+        with nogil:
+            memcpy(to, source, length)
+    return 0
 
 
 @cython.final
-cdef class Arena:
-    """Memory that a reader and its workers share; what they keep in it are offsets.
+@cython.no_gc  # no cycle leads through it
+cdef class Block:
+    """A buffer that was received. It can be written to: where the original could not, pickle makes a view that cannot.
 
-    Threads: blocks and messages belong to one thread at a time. `held` is changed by atomic additions; `warned` is only
-    ever set; the rest never changes.
+    Its end, in any thread, gives the block back; not in a forked child, whose parent may still use it.
+    """
+    cdef Arena arena
+    cdef uint64_t offset
+    cdef Py_ssize_t length
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.arena.base + self.offset, self.length, 0, flags)
+
+    def __dealloc__(self):
+        if self.arena.is_ours():
+            lzs_add(&self.arena.held_bytes, -self.length)
+            lzs_arena_release(self.arena.arena, self.offset)
+
+
+@cython.final
+cdef class Sink:
+    """What a pickler writes: the pickle, in chunks, and the buffers that travel beside it."""
+    cdef list chunks, buffers
+
+    def __cinit__(self):
+        self.chunks, self.buffers = [], []
+
+    def write(self, chunk):
+        # A view, so that nobody resizes what is not immutable.
+        self.chunks.append(chunk if type(chunk) is bytes else memoryview(chunk))
+
+    def __call__(self, buffer):
+        """Whether this one is to be part of the pickle."""
+        cdef const Py_buffer *view = PyPickleBuffer_GetBuffer(buffer)
+        if view.len < LARGE or not PyBuffer_IsContiguous(view, b"A"):
+            return True
+        self.buffers.append(buffer)
+        return False
+
+
+@cython.final
+@cython.no_gc
+cdef class Arena:
+    """Blocks in memory that is shared with the workers, one region of it for each of them to write to.
+
+    At most `limit` bytes of what was received are views; the rest is copied out. Can be pickled for a process that is
+    being spawned.
+
+    Threads: `arena` says who may call what of its functions; `held_bytes` and `warned` are counted atomically.
     """
 
     def __cinit__(self):
-        self.file, self.made_by = -1, lzs_process()
+        self.descriptor, self.forks = -1, forks
 
-    def __init__(self, uint32_t owners, uint64_t common, uint64_t limit, uint64_t memory):
-        """For so many workers, with `common` bytes for the caller; readers hold at most `limit` bytes of buffers, and
-        the machine has `memory` bytes."""
+    cdef bint is_ours(self) noexcept nogil:
+        """Whether what we let go of is ours: a forked child has only copies of its parent's objects."""
+        return self.forks == forks
+
+    def __init__(self, uint32_t owners, uint64_t common, uint64_t limit):
+        cdef uint64_t head = lzs_arena_head(owners, common)
+        cdef uint64_t span = memory_of_machine() // mmap.PAGESIZE * mmap.PAGESIZE
+        if self.arena is not NULL:
+            raise RuntimeError("an arena is made once")
+        if owners == 0 or head == 0:
+            raise ValueError(f"no arena has {owners} owners and {common} bytes in common")
         self.limit = limit
-        if hasattr(os, "memfd_create"):
-            self.reserve_sparsely(owners, common, memory)
-        else:
-            self.reserve_in_file(owners, common)
-        self.arena = lzs_arena_make(self.base, self.size, owners, common)
-        self.common = lzs_arena_common(self.arena)
-
-    def reserve_sparsely(self, uint32_t owners, uint64_t common, uint64_t memory):
-        """A file without a name, which takes no memory until it is written to: each worker may fill the machine's."""
-        cdef uint64_t region = max(<uint64_t>LEAST_REGION, min(memory, (<uint64_t>1 << 46) // owners))
-        try:
-            self.file = os.memfd_create("lazyseq")
-        except OSError:  # a kernel or a sandbox that has none
-            self.reserve_in_file(owners, common)
-            return
+        descriptor, self.folder = shared_file()
+        self.descriptor = descriptor
         while True:
-            self.size = needed(owners, common, region)
             try:
-                os.ftruncate(self.file, self.size)
-                self.map()
-                return
-            except (OSError, ValueError, OverflowError) as error:  # a limit on the address space, or on files
-                if region == LEAST_REGION:
-                    raise MemoryError(f"prefetch: {self.size >> 20} MiB of address space for results cannot be had: "
-                                      f"{error}") from error
-                region = max(<uint64_t>LEAST_REGION, region // 2)
+                os.ftruncate(descriptor, head + owners * span)
+                self.map(descriptor, head + owners * span)
+                break
+            except (OSError, OverflowError, ValueError) as error:
+                if span <= LEAST_SPAN:
+                    raise MemoryError(
+                        f"the system gives no shared memory: {head + owners * span:,} bytes of addresses were asked "
+                        f"for, for {owners} workers ({error}). Raise the limit of the address space or of the size of "
+                        "a file (ulimit -v, ulimit -f), or have fewer workers."
+                    ) from None
+                span = max(span // 2, <uint64_t>LEAST_SPAN)
+        if self.folder is not None:
+            self.reserve(0, head)
+        self.arena = lzs_arena_make(self.base, head + owners * span, owners, common, self.folder is not None)
+        self.owners, self.span, self.common = owners, span, lzs_arena_common(self.arena)
 
-    def reserve_in_file(self, uint32_t owners, uint64_t common):
-        """The same in a file system, which must have room for all of it: to run out of it later would be fatal."""
-        folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
-        self.size = needed(owners, common, LEAST_REGION + self.limit // owners)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, self.size)
-            except OSError as error:
-                status = os.statvfs(folder)
-                raise MemoryError(
-                    f"prefetch: {self.size >> 20} MiB for results cannot be had in {folder}, where "
-                    f"{status.f_bavail * status.f_frsize >> 20} MiB are free: make shm_size smaller, or it larger"
-                ) from error
-            self.file = os.dup(file.fileno())
-        self.map()
-
-    cdef int map(self) except -1:
-        self.memory = mmap.mmap(self.file, self.size, mmap.MAP_SHARED | getattr(mmap, "MAP_NORESERVE", 0))
-        PyObject_GetBuffer(self.memory, &self.mapped, PyBUF_SIMPLE)
-        self.base = <char *>self.mapped.buf
+    cdef int map(self, int descriptor, uint64_t size) except -1:
+        memory = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | MAP_NORESERVE)
+        PyObject_GetBuffer(memory, &self.mapping, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        self.base = <char *>self.mapping.buf
         return 0
 
     def __dealloc__(self):
-        if self.base != NULL:
-            PyBuffer_Release(&self.mapped)
-        if self.file >= 0:
-            os.close(self.file)
+        PyBuffer_Release(&self.mapping)
+        if self.descriptor >= 0:
+            lzs_close(self.descriptor)
 
     def __reduce__(self):
-        if get_spawning_popen() is None:
-            raise TypeError("an arena is shared with processes that are being started, and with nobody else")
-        return attached, (multiprocessing.reduction.DupFd(self.file), self.size, self.limit)
+        multiprocessing.context.assert_spawning(self)
+        return _attached, (
+            multiprocessing.reduction.DupFd(self.descriptor), self.mapping.len, self.owners, self.span, self.limit,
+            self.folder,
+        )
 
-    cdef bint is_ours(self) noexcept:
-        """Whether what we let go of is ours: a forked child only has copies of its parent's objects."""
-        return lzs_process() == self.made_by
+    cdef int reserve(self, uint64_t start, uint64_t stop) except -1:
+        """Have the file system set memory aside. Else who writes where it has none left is killed by a signal."""
+        try:
+            fill(self.descriptor, start, stop - start)
+        except OSError as error:
+            room = os.statvfs(self.folder)
+            raise MemoryError(
+                f"shared memory is full: {stop - start:,} more bytes were asked for, and "
+                f"{room.f_bavail * room.f_frsize:,} are free in {self.folder} ({error.strerror}). Make it larger "
+                f"(docker run --shm-size=..., mount -o remount,size=... {self.folder}), or lower shm_size or "
+                "max_buffered."
+            ) from None
+        return 0
 
     cdef uint64_t allocate(self, uint32_t owner, uint64_t size) except 0:
-        cdef uint64_t block = lzs_arena_allocate(self.arena, owner, size)
-        if block == 0:
-            raise MemoryError(f"prefetch: no room for a result of {size} bytes in the worker's part of "
-                              f"{self.size >> 20} MiB of shared memory")
-        return block
+        """A block that is the caller's to fill and to release."""
+        cdef lzs_extent missing
+        cdef uint64_t offset = lzs_arena_allocate(self.arena, owner, size, &missing)
+        if offset == 0 and missing.to != 0:
+            self.reserve(missing.start, missing.to)
+            lzs_arena_reserved(self.arena, owner, missing.to)
+            offset = lzs_arena_allocate(self.arena, owner, size, &missing)
+        if offset == 0:
+            raise MemoryError(
+                f"shared memory is full: {size:,} bytes were asked for, and {lzs_arena_used(self.arena, owner):,} of "
+                f"the {self.span:,} that a worker has are in use. Lower shm_size or max_buffered, or make items "
+                "smaller."
+            )
+        return offset
 
-    cdef void release(self, uint64_t block) noexcept nogil:
-        lzs_arena_release(self.arena, block)
+    cdef void release(self, uint64_t offset) noexcept nogil:
+        lzs_arena_release(self.arena, offset)
 
-    cdef uint64_t write(self, uint32_t owner, object value) except 0:
-        """A message of the value; pickle's errors come through, and leave nothing behind."""
-        cdef list large = []
-        cdef bytes data = pickled(value, large)
-        cdef Py_ssize_t k, n = len(large), length = PyBytes_GET_SIZE(data)
-        cdef uint64_t found = self.allocate(owner, sizeof(message) + n * sizeof(sent_buffer) + length)
-        cdef message *m = <message *>(self.base + found)
-        cdef sent_buffer *sent
-        cdef Py_buffer source
-        m.length, m.nbuffers = length, 0
+    cdef void keep_block(self, uint64_t offset) noexcept nogil:
+        """Others know the block now: the death of its worker does not free it."""
+        lzs_arena_keep(self.arena, offset)
+
+    cpdef uint64_t write(self, uint32_t owner, object value) except 0:
+        """The message with a pickled value. When that cannot be pickled, the error is pickle's."""
+        cdef Sink sink = Sink()
+        cdef uint64_t pickled = 0, offset
+        cdef Message *message
+        cdef Part *part
+        cdef const Py_buffer *view
+        cdef Py_buffer chunk_view
+        cdef char *to
+        pickler = Pickler(sink, 5, buffer_callback=sink)
+        if knows_tensors():
+            pickler.dispatch_table = reducers
+        pickler.dump(value)
+
+        for chunk in sink.chunks:
+            pickled += len(chunk)
+        offset = self.allocate(owner, sizeof(Message) + len(sink.buffers) * sizeof(Part) + pickled)
+        message = <Message *>(self.base + offset)
+        message.next = message.count = message.nparts = 0
+        message.pickled = pickled
+        part = parts_of(message)
+        to = <char *>(part + len(sink.buffers))
         try:
-            for k in range(n):
-                sent = buffers_of(m) + k
-                PyObject_GetBuffer(large[k], &source, PyBUF_SIMPLE)
-                try:
-                    sent.size, sent.readonly = source.len, source.readonly
-                    sent.block = self.allocate(owner, source.len)
-                    m.nbuffers += 1
-                    with nogil:
-                        memcpy(self.base + sent.block, source.buf, source.len)
-                finally:
-                    PyBuffer_Release(&source)
+            for chunk in sink.chunks:
+                PyObject_GetBuffer(chunk, &chunk_view, PyBUF_SIMPLE)
+                copy(to, chunk_view.buf, chunk_view.len)
+                to += chunk_view.len
+                PyBuffer_Release(&chunk_view)
+            for buffer in sink.buffers:
+                view = PyPickleBuffer_GetBuffer(buffer)
+                part.offset = self.allocate(owner, view.len)
+                part.length = view.len
+                message.nparts += 1
+                copy(self.base + part.offset, view.buf, view.len)
+                part += 1
         except BaseException:
-            self.drop(found)
+            self.drop(offset)
             raise
-        memcpy(buffers_of(m) + n, PyBytes_AS_STRING(data), length)
-        return found
+        return offset
 
-    cdef object read(self, uint64_t message_at):
+    cpdef object read(self, uint64_t message):
         """The value of a message, which is given back."""
-        cdef message *m = <message *>(self.base + message_at)
-        cdef sent_buffer *sent = buffers_of(m)
+        cdef Message *m = <Message *>(self.base + message)
+        cdef Part *part = parts_of(m)
+        cdef uint64_t k, offset
+        cdef bint copied = False
         cdef list buffers = []
-        cdef Py_ssize_t k
         try:
-            for k in range(<Py_ssize_t>m.nbuffers):
-                buffers.append(self.received(sent[k].block, sent[k].size, sent[k].readonly))
-            data = PyMemoryView_FromMemory(<char *>(sent + m.nbuffers), m.length, PyBUF_READ)
-            return pickle.loads(data, buffers=buffers)
+            for k in range(m.nparts):
+                offset, part[k].offset = part[k].offset, 0
+                buffer = self.receive(offset, part[k].length)
+                copied |= type(buffer) is bytearray
+                buffers.append(buffer)
+            value = loads(PyMemoryView_FromMemory(<char *>(part + m.nparts), m.pickled, PyBUF_READ), buffers=buffers)
         finally:
-            self.release(message_at)
+            self.drop(message)
+        if copied and lzs_add(&self.warned, 1) == 1:
+            warnings.warn(
+                f"More than shm_size={self.limit:,} bytes of items are kept: from here on they are copied, which takes "
+                "longer. Keep fewer of them, or set a larger shm_size.",
+                RuntimeWarning,
+            )
+        return value
 
-    cdef void drop(self, uint64_t message_at) noexcept nogil:
-        """Give a message back unread."""
-        cdef message *m = <message *>(self.base + message_at)
+    cdef object receive(self, uint64_t offset, uint64_t length):
+        """What stands for a buffer: its block, or a copy where too much is held."""
+        cdef Block block
+        if lzs_add(&self.held_bytes, length) <= <long long>self.limit:
+            lzs_arena_keep(self.arena, offset)
+            block = Block.__new__(Block)
+            block.arena, block.offset, block.length = self, offset, length
+            return block
+        lzs_add(&self.held_bytes, -<long long>length)
+        try:
+            copied = PyByteArray_FromStringAndSize(NULL, length)
+            copy(PyByteArray_AS_STRING(copied), self.base + offset, length)
+        finally:
+            lzs_arena_release(self.arena, offset)
+        return copied
+
+    cpdef void drop(self, uint64_t message) noexcept nogil:
+        """Give a message back that nobody will read."""
+        cdef Message *m = <Message *>(self.base + message)
         cdef uint64_t k
-        for k in range(m.nbuffers):
-            self.release(buffers_of(m)[k].block)
-        self.release(message_at)
+        for k in range(m.nparts):
+            if parts_of(m)[k].offset != 0:
+                lzs_arena_release(self.arena, parts_of(m)[k].offset)
+        lzs_arena_release(self.arena, message)
 
-    cdef object received(self, uint64_t block, uint64_t size, bint readonly):
-        """A block as a buffer; a copy of it, where readers have too much already."""
-        cdef Block found
-        cdef bytearray copy
-        if lzs_add(&self.held, size) <= <long long>self.limit:
-            found = Block.__new__(Block)
-            found.arena, found.block, found.size, found.readonly = self, block, size, readonly
-            return found
-        lzs_add(&self.held, -<long long>size)
-        if self.limit and not self.warned:
-            self.warned = True
-            warnings.warn(f"prefetch: results that are kept take more than shm_size={self.limit} bytes of shared "
-                          "memory, and are copied from now on; a larger shm_size avoids it", RuntimeWarning)
-        copy = bytearray(size)
-        memcpy(<char *>copy, self.base + block, size)
-        self.release(block)
-        return bytes(copy) if readonly else copy
+    cdef void keep(self, uint64_t message) noexcept nogil:
+        """The message was received: the death of the worker that wrote it does not matter any more."""
+        cdef Message *m = <Message *>(self.base + message)
+        cdef uint64_t k
+        lzs_arena_keep(self.arena, message)
+        for k in range(m.nparts):
+            lzs_arena_keep(self.arena, parts_of(m)[k].offset)
+
+    cpdef uint64_t reclaim(self, uint32_t owner) noexcept nogil:
+        """Free what a dead worker wrote and nobody kept: whatever it handed over must be kept, or read, before."""
+        return lzs_arena_reclaim(self.arena, owner)
+
+    cpdef uint64_t used(self) noexcept nogil:
+        """How many bytes are in messages and buffers."""
+        cdef uint64_t used = 0
+        cdef uint32_t owner
+        for owner in range(self.owners):
+            used += lzs_arena_used(self.arena, owner)
+        return used
+
+    @property
+    def held(self):
+        """How many bytes of what was received are views."""
+        return self.held_bytes
 
 
-def attached(descriptor, uint64_t size, uint64_t limit):
-    """The arena of the process that has started this one."""
+def _attached(duplicate, size, uint32_t owners, uint64_t span, uint64_t limit, folder):
+    """An arena in a process that was spawned."""
     cdef Arena arena = Arena.__new__(Arena)
-    arena.file, arena.size, arena.limit = descriptor.detach(), size, limit
-    arena.map()
+    arena.descriptor = duplicate.detach()
+    os.set_inheritable(arena.descriptor, False)  # it came through an exec: its own children need not have it
+    arena.map(arena.descriptor, size)
     arena.arena = <lzs_arena *>arena.base
     arena.common = lzs_arena_common(arena.arena)
+    arena.owners, arena.span, arena.limit, arena.folder = owners, span, limit, folder
     return arena
 
 
-cdef uint64_t needed(uint32_t owners, uint64_t common, uint64_t region) noexcept:
-    return common + owners * (region + (1 << 14)) + (1 << 14)
+# ---- The system ----------------------------------------------------------------------------------------------------
+
+cdef tuple shared_file():
+    """A new file without a name, and the folder whose file system must set memory aside for it, None if none need."""
+    try:
+        return os.memfd_create("lazyseq"), None
+    except (AttributeError, OSError):
+        pass
+    try:
+        return unnamed_file("/dev/shm")
+    except OSError:
+        return unnamed_file(tempfile.gettempdir())
+
+
+cdef tuple unnamed_file(folder):
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.dup(file.fileno()), folder
+
+
+cdef int fill(int descriptor, uint64_t start, uint64_t length) except -1:
+    """Have a file system set a part of a file aside that was never written to."""
+    cdef uint64_t stop = start + length
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, start, length)
+        return 0
+    zeros = bytes(min(length, 1 << 20))
+    while start < stop:
+        start += os.pwrite(descriptor, zeros[:stop - start], start)
+    return 0
+
+
+cdef uint64_t memory_of_machine() except 0:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+cdef list memory_limits():
+    """Of the control groups that this process is in."""
+    limits = []
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return limits
+    for group in groups:
+        _, controllers, path = group.split(":", 2)
+        if controllers == "":
+            root, name = "/sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        names = path.split("/")[1:]
+        for depth in range(len(names) + 1):  # each group is bound by those around it
+            try:
+                limits.append(int(Path(root, *names[:depth], name).read_text()))
+            except (OSError, ValueError):  # no such file, or "max"
+                pass
+    return limits
+
+
+def usable_memory():
+    """How many bytes of memory this process may use."""
+    return min([memory_of_machine()] + memory_limits())
+
+
+# ---- Tensors -------------------------------------------------------------------------------------------------------
+
+cdef object tensor_type = None  # torch's, once somebody has imported that
+cdef frozenset tensor_types = frozenset()  # the types of items for which numpy has one
+
+
+cdef bint knows_tensors() except -1:
+    global tensor_type, tensor_types
+    if tensor_type is None:
+        torch = sys.modules.get("torch")
+        names = "bool uint8 int8 int16 int32 int64 float16 float32 float64 complex64 complex128 bfloat16".split()
+        if torch is None or not all(hasattr(torch, name) for name in [*names, "Tensor", "from_numpy"]):
+            return False  # or it is being imported
+        tensor_types = frozenset(getattr(torch, name) for name in names)
+        tensor_type = torch.Tensor
+    return True
 
 
 @cython.final
-cdef class Block:
-    """The buffer of a received array: memory of the arena, which gets it back when nobody looks at it any more."""
-    cdef Arena arena
-    cdef uint64_t block, size
-    cdef bint readonly
+cdef class Reducers:
+    """Pickle's table of how to take things apart, and tensors."""
 
-    def __getbuffer__(self, Py_buffer *view, int flags):
-        PyBuffer_FillInfo(view, self, self.arena.base + self.block, self.size, self.readonly, flags)
-
-    def __dealloc__(self):
-        if self.arena is not None and self.arena.is_ours():
-            lzs_add(&self.arena.held, -<long long>self.size)
-            self.arena.release(self.block)
+    def __getitem__(self, kind):
+        return _reduced if kind is tensor_type else copyreg.dispatch_table[kind]
 
 
-cdef bytes pickled(object value, list large):
-    """The pickle of a value without its large buffers, which are added to the list."""
-    def keep(buffer):
-        try:
-            raw = buffer.raw()
-        except BufferError:  # not contiguous
-            return True
-        if raw.nbytes < OUT_OF_BAND:
-            return True
-        large.append(raw)
-        return False
+cdef Reducers reducers = Reducers()
 
-    return pickle.dumps(value, 5, buffer_callback=keep)
+
+def _reduced(tensor):
+    """A tensor by way of numpy, which pickles buffers without a copy. What that would lose goes torch's way."""
+    torch = sys.modules["torch"]
+    if (
+        tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.dtype not in tensor_types
+        or tensor.requires_grad or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg() or tensor.__dict__
+    ):
+        return tensor.__reduce_ex__(5)
+    if tensor.dtype is torch.bfloat16:
+        return _tensor_of, (tensor.view(torch.int16).numpy(), True)
+    return _tensor_of, (tensor.numpy(), False)
+
+
+def _tensor_of(array, bint is_bfloat16):
+    import torch
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if is_bfloat16 else tensor

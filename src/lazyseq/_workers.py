@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import inspect
 import os
 import sys
@@ -14,12 +13,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from multiprocessing.process import BaseProcess
     from typing import Protocol
 
     class _Employer(Protocol):
         """What a crew is to this module."""
 
-        def dismiss(self) -> list[threading.Thread]: ...
+        def dismiss(self) -> list[threading.Thread] | list[BaseProcess]: ...
         def forget_workers(self) -> None: ...
 
 
@@ -37,18 +37,6 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def usable_memory() -> int:
-    """How many bytes of memory this process may use."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):  # Windows
-        memory = 1 << 32
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's limit, in version 2 or 1
-        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{name}") as file:
-            memory = min(memory, int(file.read()))
-    return memory
-
-
 def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:
     """Start a daemon thread that runs work(k): a daemon, since an item may never end."""
     thread = threading.Thread(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)
@@ -56,12 +44,17 @@ def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:
     return thread
 
 
-def join(threads: Iterable[threading.Thread]) -> None:
+def join(workers: Iterable[threading.Thread | BaseProcess]) -> None:
     """Wait for workers that were told to end, but not for an item that one of them may be computing."""
+    workers = list(workers)
     deadline = time.monotonic() + JOIN_SECONDS
-    for thread in threads:
-        if thread is not threading.current_thread():
-            thread.join(max(0.0, deadline - time.monotonic()))
+    for worker in workers:
+        if worker is not threading.current_thread():
+            worker.join(max(0.0, deadline - time.monotonic()))
+    for worker in workers:
+        if not isinstance(worker, threading.Thread) and worker.is_alive():
+            worker.kill()  # nobody will ever see what it does
+            worker.join()
 
 
 def living_threads() -> set[int]:

@@ -7,7 +7,7 @@ import operator
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
-from . import _checks, _engine, _workers
+from . import _checks, _engine, _transfer, _workers
 from .errors import seterr
 
 if TYPE_CHECKING:
@@ -44,20 +44,29 @@ def prefetch(
     prefetch is garbage, and with the interpreter. In threads, only one at a time runs Python code, unless Python
     is built without the GIL; file access, Pillow, NumPy and others that release the GIL run side by side.
 
+    In processes all runs side by side, and items come back pickled: their arrays, and whatever else has large
+    buffers, as views of shared memory. The workers have seq as it is when they start. A worker that dies is
+    replaced, and its items are evaluated again; an item that ends two workers is a WorkerDiedError.
+
     Args:
         seq (Sequence): the source.
         nworkers (int or None): how many workers; None is one per usable core, a negative number leaves that
             many cores free (with one worker at least), 0 has none: the reader evaluates.
-        method (str): ``"thread"``.
+        method (str): ``"thread"`` or ``"process"``.
         max_buffered (int or None): how many items may be under way or ready at most, at least 1; None is
             ``max(10, 4 * nworkers)``. Where items share an evaluation (:func:`unbatch`) and that makes more
             items than max_buffered, it counts evaluations.
         start_hook (Callable or None): called by each worker when it starts, with the worker's index if it
             accepts an argument.
-        shm_size (int or None): has no effect on threads, which share all memory.
+        shm_size (int or None): how many bytes of shared memory the buffers of received items may take at once;
+            beyond it, they are copied out, with a warning. None is a quarter of the memory that there is. It has
+            no effect on threads.
+        mp_context (str, multiprocessing context or None): how processes start: ``"fork"``, ``"spawn"``,
+            ``"forkserver"``; None is what multiprocessing does. All but fork pickle seq and start_hook, by
+            cloudpickle where pickle cannot.
         timeout (float or None): how many seconds the evaluation of one item may take; reading an item that takes
-            longer raises a TimeoutError, another thread takes the place of its worker, and reading goes on
-            behind it. The evaluation itself cannot be ended: its thread ends with it. With nworkers=0 it has no
+            longer raises a TimeoutError, another worker takes the place of its own, and reading goes on
+            behind it. A process is ended; a thread cannot be, and ends with the item. With nworkers=0 it has no
             effect. None is no limit.
 
     Returns:
@@ -67,6 +76,8 @@ def prefetch(
         TypeError: if seq cannot be indexed, a number is of the wrong type, or start_hook cannot be called.
         ValueError: if a number is out of range, the method unknown; on reading, after close().
         EvaluationError: on reading, when start_hook has failed.
+        WorkerDiedError: on reading, when worker processes have died of the item, or keep dying.
+        MemoryError: on reading, when there is no memory to share.
         TimeoutError: on reading, when the item takes longer than timeout.
 
     >>> from lazyseq import smap
@@ -95,7 +106,7 @@ def prefetch(
         _checks.function(start_hook, "prefetch", "start_hook")
     if shm_size is not None:
         shm_size = _checks.count(shm_size, "prefetch", "shm_size", least=0)
-        if shm_size > _workers.usable_memory():
+        if shm_size > _transfer.usable_memory():
             raise _checks.wrong(ValueError, "prefetch", "shm_size", "no more bytes than there is memory", shm_size)
     if isinstance(mp_context, BaseContext):
         context = mp_context
@@ -103,7 +114,7 @@ def prefetch(
         context = multiprocessing.get_context(mp_context)
     else:
         methods = " or ".join(map(repr, multiprocessing.get_all_start_methods()))
-        raise _checks.wrong(ValueError, "prefetch", "mp_context", f"a context or its name, {methods},", mp_context)
+        raise _checks.wrong(ValueError, "prefetch", "mp_context", f"a context or its name, {methods}", mp_context)
     if timeout is not None:
         timeout = _checks.positive(timeout, "prefetch", "timeout")
     process = (context, shm_size) if method == "process" else None

@@ -1,0 +1,602 @@
+"""The prefetch, over processes; what holds for threads as well is in test_prefetch.py."""
+
+import contextlib
+import gc
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy
+import pytest
+import threadpoolctl
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lazyseq
+from lazyseq import EvaluationError, WorkerDiedError, add_cache, batch, collate, smap, unbatch
+
+METHODS = multiprocessing.get_all_start_methods()
+
+
+def prefetch(seq, nworkers=2, max_buffered=None, **arguments):
+    return lazyseq.prefetch(seq, nworkers, "process", max_buffered, **{"mp_context": "fork", **arguments})
+
+
+def descriptors():
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def processes():
+    """The children of this process that have not ended: not the fork server, nor the tracker of resources."""
+    return multiprocessing.active_children()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """Every test ends its workers, and leaves neither descriptors nor names of shared memory."""
+    before, shared = len(descriptors()), os.listdir("/dev/shm")
+    yield
+    deadline = time.monotonic() + 10
+    gc.collect()
+    while processes() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    gc.collect()
+    assert processes() == []
+    assert len(descriptors()) <= before + 6  # those of the fork server
+    assert os.listdir("/dev/shm") == shared
+
+
+def outcomes(iterator):
+    """The items of an iterator, with the errors that it raises in their places."""
+    found = []
+    while True:
+        try:
+            found.append(next(iterator))
+        except StopIteration:
+            return found
+        except Exception as error:
+            found.append(error)
+
+
+def script(code, *arguments, timeout=60):
+    code = textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=timeout)
+    return done.returncode, done.stdout, done.stderr
+
+
+# ---- Start methods --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_as_the_source_however_processes_start(method):
+    factor = 3
+    view = prefetch(smap(lambda i: factor * i, range(300)), mp_context=method)
+    expected = [3 * i for i in range(300)]
+    assert list(view) == expected
+    assert [view[i] for i in (5, 6, 7, 200, -1, 0)] == [15, 18, 21, 600, 897, 0]
+    assert list(view[10:50]) == expected[10:50]
+    assert list(view[10:50][::-7]) == expected[10:50][::-7]
+    assert list(view[[5, 3, 299, 3]]) == [15, 9, 897, 9]
+    assert view.__getitems__([200, 7, 8]) == [600, 21, 24]
+    assert sorted(view[20:40].as_completed()) == [(i, expected[20 + i]) for i in range(20)]
+    assert list(batch(view, 7)) == list(batch(expected, 7))
+    view.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_context_serves_as_well_as_its_name(method):
+    with prefetch(range(10), mp_context=multiprocessing.get_context(method)) as view:
+        assert list(view) == list(range(10))
+
+
+def test_a_part_that_reaches_beyond_its_source_fails_there():
+    view = prefetch(list(range(10)))[[3, 12, 4]]
+    assert view[0] == 3 and view[2] == 4
+    with pytest.raises(IndexError):
+        view[1]
+
+
+def test_what_cannot_be_pickled_is_named_at_once():
+    lock = threading.Lock()
+    view = prefetch(smap(lambda i: lock and i, range(3)), mp_context="spawn")
+    with pytest.raises(TypeError, match=r"gets the pipeline pickled, and <lazyseq smap\(<lambda>\).* cannot be pickled"):
+        view[0]
+    view = prefetch(range(3), mp_context="spawn", start_hook=lambda: lock)
+    with pytest.raises(TypeError, match="start_hook <function .* cannot be pickled"):
+        view[0]
+
+
+def test_workers_are_started_from_any_thread():
+    found = []
+    view = prefetch(range(100))
+    reader = threading.Thread(target=lambda: found.extend(view))
+    reader.start()
+    reader.join(30)
+    assert found == list(view) == list(range(100))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_is_at_home(method, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, "/of/the/parent"])
+    before = logging.getLogger().level
+    logging.getLogger().setLevel(17)
+
+    def home(i):
+        threads = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+        interrupts = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        return os.getcwd(), "/of/the/parent" in sys.path, logging.getLogger().level, threads, interrupts
+
+    try:
+        numpy.dot(numpy.ones((2, 2)), numpy.ones((2, 2)))
+        with prefetch(smap(home, range(1)), mp_context=method) as view:
+            where, knows_path, level, threads, interrupts = view[0]
+    finally:
+        logging.getLogger().setLevel(before)
+    assert (where, knows_path, level, interrupts) == (str(tmp_path), True, 17, True)
+    assert set(threads) <= {1}
+
+
+def test_start_hook_runs_in_each_worker():
+    with prefetch(smap(lambda i: os.environ["HOOK"], range(40)), start_hook=put_index) as view:
+        assert set(view) <= {"0", "1"}
+    assert "HOOK" not in os.environ
+    view = prefetch(range(3), start_hook=lambda: 1 / 0)
+    with pytest.raises(EvaluationError, match="start_hook failed in a worker of prefetch") as caught:
+        view[0]
+    assert type(caught.value.__cause__) is ZeroDivisionError
+    view.close()
+
+
+def put_index(worker):
+    os.environ["HOOK"] = str(worker)
+
+
+def test_a_main_module_without_its_guard_is_a_clear_error(tmp_path):
+    path = tmp_path / "unguarded.py"
+    path.write_text('from lazyseq import prefetch\nprint(list(prefetch(range(9), 1, "process", mp_context="spawn")))\n')
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "WorkerDiedError" in done.stderr and "died while it was starting" in done.stderr
+    assert "if __name__ == '__main__':" in done.stderr
+
+
+def test_within_a_worker_process_a_prefetch_evaluates_as_it_is_read():
+    inner = prefetch(smap(abs, range(-20, 0)))
+    with prefetch(smap(lambda i: read_with_warnings(inner, i), range(20)), 1) as view:
+        found = list(view)
+    assert [item for item, _ in found] == list(range(20, 0, -1))
+    assert [text for _, texts in found for text in texts] == [
+        "prefetch: worker processes have none of their own: items are evaluated as they are read"
+    ]
+
+
+def read_with_warnings(view, i):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        return view[i], [str(warning.message) for warning in caught]
+
+
+def test_threads_within_a_worker_process_do_run_ahead():
+    with prefetch(smap(lambda i: sum(lazyseq.prefetch(range(i), 2)), range(20))) as view:
+        assert list(view) == [sum(range(i)) for i in range(20)]
+
+
+# ---- Results --------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_are_views_of_shared_memory_that_can_be_written_to():
+    with prefetch(smap(lambda i: numpy.full((100, 100), i, "f4"), range(50)), max_buffered=4) as view:
+        kept = []
+        for i, array in enumerate(view):
+            assert array.flags.writeable and not array.flags.owndata and (array == i).all()
+            array += 1000
+            kept.append(array[::7])
+    gc.collect()
+    assert all((array == i + 1000).all() for i, array in enumerate(kept))
+
+
+def test_kept_results_never_change():
+    view = prefetch(smap(lambda i: (i, numpy.arange(i, i + 5000)), range(500)), max_buffered=4)
+    kept = list(view)
+    assert list(view[:100])[7][0] == 7
+    view.close()
+    assert all((array == numpy.arange(i, i + 5000)).all() for i, array in kept)
+
+
+@pytest.mark.parametrize("shm_size", [0, 100_000])
+def test_beyond_shm_size_results_are_copied(shm_size):
+    view = prefetch(smap(lambda i: numpy.full(5000, i), range(60)), shm_size=shm_size)
+    with pytest.warns(RuntimeWarning, match=f"More than shm_size={shm_size:,} bytes") as caught:
+        kept = list(view)
+    assert len(caught) == 1
+    assert all((array == i).all() and array.flags.writeable for i, array in enumerate(kept))
+    view.close()
+
+
+def test_what_is_let_go_is_used_again():
+    with prefetch(smap(lambda i: numpy.full(100_000, i), range(300)), 1, max_buffered=4) as view:
+        places = {array.__array_interface__["data"][0] for array in view}
+    assert len(places) < 20
+
+
+def test_results_may_die_in_any_thread():
+    view = prefetch(smap(lambda i: numpy.full(10_000, i), range(400)), shm_size=3_000_000)
+    arrays = iter(view)
+
+    def consume():
+        for array in arrays:
+            assert (array == array[0]).all()
+
+    readers = [threading.Thread(target=consume) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    view.close()
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(max_size=40_000),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4) | st.tuples(inner, inner),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(values, max_size=30), st.integers(1, 40))
+def test_any_value_comes_back_as_it_was(items, max_buffered):
+    with prefetch(smap(lambda x: x, items), max_buffered=max_buffered) as view:
+        assert list(view) == items
+
+
+def test_a_slow_item_holds_up_none_before_it():
+    with prefetch(smap(lambda i: time.sleep(30) if i == 9 else i, range(10)), 1, max_buffered=10) as view:
+        start = time.monotonic()
+        assert [view[i] for i in range(9)] == list(range(9))
+        assert time.monotonic() - start < 10
+
+
+def test_items_that_share_an_evaluation_are_evaluated_once():
+    pairs = collate([smap(lambda i: (os.getpid(), time.monotonic()), range(100)), range(100)])
+    found = list(prefetch(unbatch(smap(lambda p: [p, p], pairs), 2)))
+    assert all(found[i] == found[i + 1] for i in range(0, 200, 2)) and len(set(found)) == 100
+
+
+def test_a_cache_above_the_prefetch_keeps_its_items():
+    view = add_cache(prefetch(smap(lambda i: numpy.full(5000, i), range(50))), 50)
+    assert [a[0] for a in view] == [a[0] for a in view] == list(range(50))
+
+
+# ---- Errors ---------------------------------------------------------------------------------------------------------
+
+
+class Loaded(Exception):
+    """Pickles, and does not load."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+class Unpicklable(Exception):
+    def __reduce__(self):
+        raise RuntimeError("never")
+
+
+class Late:
+    """Pickles, and does not load."""
+
+    def __reduce__(self):
+        return failing, ()
+
+
+def failing():
+    raise KeyError("not here")
+
+
+def fail_in_depth(i):
+    if i == 3:
+        try:
+            failing()
+        except KeyError as error:
+            raise ValueError("bad item") from error
+    return i
+
+
+def test_errors_have_the_traceback_of_the_worker():
+    with prefetch(smap(fail_in_depth, range(6))) as view:
+        found = outcomes(iter(view))
+        assert [type(item) for item in found] == [int, int, int, EvaluationError, int, int]
+        assert found[3].index == 3
+        text = "".join(traceback.format_exception(found[3]))
+        for expected in ("in fail_in_depth", "in failing", "KeyError: 'not here'", "ValueError: bad item", "direct cause"):
+            assert expected in text
+
+
+@pytest.mark.parametrize("kind", [Loaded, Unpicklable])
+def test_errors_that_do_not_come_through_do_so_in_words(kind):
+    def fail(i):
+        raise kind(*[f"text {i}", 2][: 2 if kind is Loaded else 1])
+
+    with prefetch(smap(fail, range(3))) as view:
+        for i in range(3):
+            with pytest.raises(EvaluationError, match=f"failed to evaluate item {i} of smap") as caught:
+                view[i]
+            text = str(caught.value.__cause__)
+            assert kind.__name__ in text and f"text {i}" in text and "in fail" in text
+
+
+def test_attributes_of_errors_come_through():
+    def fail(i):
+        raise [SystemExit(7), OSError(2, "gone", "a file"), UnicodeDecodeError("utf8", b"\xff", 0, 1, "bad")][i]
+
+    lazyseq.seterr("passthrough")
+    try:
+        view = prefetch(smap(fail, range(3)))
+    finally:
+        lazyseq.seterr("wrap")
+    with pytest.raises(SystemExit) as caught:
+        view[0]
+    assert caught.value.code == 7
+    with pytest.raises(FileNotFoundError) as caught:
+        view[1]
+    assert (caught.value.errno, caught.value.filename) == (2, "a file")
+    with pytest.raises(UnicodeDecodeError) as caught:
+        view[2]
+    assert caught.value.object == b"\xff"
+    view.close()
+
+
+def test_results_that_cannot_be_sent_fail_alone():
+    with prefetch(smap(lambda i: (lambda: i) if i % 7 == 3 else i, range(30)), max_buffered=30) as view:
+        for i, item in enumerate(outcomes(iter(view))):
+            if i % 7 == 3:
+                assert type(item) is EvaluationError and item.index == i
+                assert "a result of type builtins.function cannot be sent from a worker process" in str(item.__cause__)
+            else:
+                assert item == i
+
+
+def test_results_that_cannot_be_loaded_are_errors_and_fail_alone_the_next_time():
+    with prefetch(smap(lambda i: Late() if i == 8 else i, range(30)), max_buffered=30) as view:
+        found = outcomes(iter(view))
+        assert "cannot be loaded: KeyError: 'not here'" in str(found[8].__cause__)
+        assert [i for i, item in enumerate(outcomes(iter(view))) if item != i] == [8]
+
+
+# ---- Life and death -------------------------------------------------------------------------------------------------
+
+
+def test_garbage_and_close_end_the_workers():
+    for use in (list, lambda view: view[3], lambda view: next(iter(view)), lambda view: next(view.as_completed())):
+        for ends in (lambda view: None, lambda view: view.close()):
+            view = prefetch(smap(abs, range(100)))
+            use(view)
+            assert len(processes()) == 2
+            ends(view)
+            del view
+            gc.collect()
+            deadline = time.monotonic() + 10
+            while processes() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            assert processes() == []
+
+
+def test_close_does_not_wait_for_an_endless_item():
+    view = prefetch(smap(lambda i: time.sleep(60 * (i > 0)), range(10)))
+    assert view[0] is None
+    start = time.monotonic()
+    view.close()
+    assert time.monotonic() - start < 5 and processes() == []
+    with pytest.raises(ValueError, match="prefetch is closed"):
+        view[1]
+
+
+@pytest.mark.parametrize("end", ["", "p.close()", "del p", "sys.exit(0)", "kept = list(p)", "os._exit(0)"])
+def test_the_interpreter_exits_without_a_sound(end):
+    code = f"""
+        import os, sys, numpy
+        from lazyseq import prefetch, smap
+        p = prefetch(smap(lambda i: numpy.full(9999, i), range(30)), 2, "process", mp_context="fork")
+        a = p[3], next(iter(p))
+        {end}
+    """
+    assert script(code) == (0, "", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_end_with_their_parent(method):
+    code = f"""
+        import os, sys, time
+        from lazyseq import prefetch, smap
+        def slow(i):
+            if i:
+                time.sleep(60)
+            return os.getpid()
+        if __name__ == "__main__":
+            p = prefetch(smap(slow, range(9)), 2, "process", mp_context="{method}")
+            pids = {{p[0]}} | {{worker.pid for worker in __import__("multiprocessing").active_children()}}
+            print(*pids, flush=True)
+            os.kill(os.getpid(), 9)
+    """
+    returncode, out, err = script(code)
+    assert returncode == -9 and err == ""
+    pids = [int(pid) for pid in out.split()]
+    assert len(pids) >= 2
+    deadline = time.monotonic() + 10
+    while any(map(lives, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(lives, pids))
+
+
+def lives(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_ctrl_c_in_a_terminal_is_the_readers_alone():
+    code = """
+        import os, signal, threading, time
+        from lazyseq import prefetch, smap
+        os.setpgid(0, 0)
+        p = prefetch(smap(lambda i: time.sleep(60), range(9)), 2, "process", mp_context="fork")
+        threading.Timer(0.5, lambda: os.killpg(0, signal.SIGINT)).start()
+        p[0]
+    """
+    returncode, out, err = script(code)
+    assert returncode == -signal.SIGINT and out == "" and err.count("Traceback") == 1
+    assert err.endswith("KeyboardInterrupt\n")
+
+
+def test_few_descriptors_are_a_clear_error():
+    code = """
+        import resource
+        from lazyseq import prefetch
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        p = prefetch(range(9), 60, "process", mp_context="fork")
+        try:
+            p[0]
+        except OSError as error:
+            print(error.strerror)
+        q = prefetch(range(9), 2, "process", mp_context="fork")
+        print(list(q))
+    """
+    assert script(code) == (0, "Too many open files\n[0, 1, 2, 3, 4, 5, 6, 7, 8]\n", "")
+
+
+def test_pickling_gives_the_recipe():
+    view = pickle.loads(pickle.dumps(prefetch(range(10), 3, max_buffered=5, shm_size=10_000)))
+    assert (view.nworkers, view.max_buffered) == (3, 5)
+    assert list(view) == list(range(10)) and repr(view) == "<lazyseq prefetch(3 processes) of 10 items>"
+    view.close()
+
+
+def test_a_forked_child_starts_workers_of_its_own():
+    view = prefetch(smap(lambda i: numpy.full(5000, i), range(50)))
+    kept = list(view)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        right = all(a[0] == i for i, a in enumerate(kept)) and [a[0] for a in view] == list(range(50))
+        del kept[:]
+        gc.collect()
+        view.close()
+        os._exit(0 if right else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    again = list(view)
+    assert all(a[0] == b[0] == i for i, (a, b) in enumerate(zip(kept, again, strict=True)))
+    view.close()
+
+
+class Ends:
+    """Ends the process at some items, the first time or always."""
+
+    def __init__(self, how, at, folder=None):
+        self.how, self.at, self.folder = how, at, folder
+
+    def __call__(self, i):
+        if i in self.at:
+            if self.folder is None:
+                self.how()
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.folder / str(i), os.O_CREAT | os.O_EXCL))
+                self.how()
+        return i
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segmentation_fault():
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", [killed, segmentation_fault, lambda: os._exit(0)])
+def test_what_a_dead_worker_held_is_evaluated_again(method, how, tmp_path):
+    view = prefetch(smap(Ends(how, {0, 7, 40, 41, 99}, tmp_path), range(100)), mp_context=method)
+    assert list(view) == list(range(100))
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert sorted(view.as_completed()) == [(i, i) for i in range(100)]
+    view.close()
+
+
+def test_an_item_that_always_ends_its_worker_fails_alone(caplog):
+    with prefetch(smap(Ends(killed, {0, 5, 6, 29}), range(30))) as view:
+        found = outcomes(iter(view))
+        for i, item in enumerate(found):
+            if i in {0, 5, 6, 29}:
+                assert type(item) is WorkerDiedError
+                assert (item.index, item.signal, item.exitcode, item.attempts) == (i, signal.SIGKILL, -9, 2)
+                assert f"worker process {item.pid} was killed by SIGKILL" in str(item)
+            else:
+                assert item == i
+        assert view[7] == 7
+    assert len(caplog.records) == 8 and {record.name for record in caplog.records} == {"lazyseq"}
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+def test_workers_that_die_of_nothing_end_reading():
+    view = prefetch(smap(Ends(lambda: os._exit(3), {0}), range(30)), 1, start_hook=lambda: threading.Timer(0.01, os._exit, [3]).start())
+    with pytest.raises(WorkerDiedError, match="exited with code 3"):
+        for _ in range(100):
+            outcomes(iter(view[:1]))
+            time.sleep(0.02)
+            view[0]
+    view.close()
+
+
+def test_a_stopped_worker_is_a_timeout():
+    with prefetch(smap(lambda i: os.kill(os.getpid(), signal.SIGSTOP) if i == 3 else i, range(9)), timeout=0.2) as view:
+        found = outcomes(iter(view))
+        assert type(found[3]) is TimeoutError and str(found[3]).startswith("item 3 of prefetch(2 processes)")
+        assert [item for item in found if type(item) is int] == [0, 1, 2, 4, 5, 6, 7, 8]
+
+
+def test_idle_workers_that_are_killed_are_replaced():
+    with prefetch(smap(abs, range(1000)), max_buffered=4) as view:
+        items = iter(view)
+        for i in range(0, 1000, 2):
+            assert next(items) == i
+            if i % 100 == 0:
+                time.sleep(0.01)  # until all is ready, and the workers are idle
+                for process in processes():
+                    process.kill()
+            assert next(items) == i + 1
+
+
+def test_killed_at_random_times():
+    with prefetch(smap(lambda i: numpy.full(6000, i), range(3000)), max_buffered=16) as view:
+        ended = threading.Event()
+
+        def kill():
+            while not ended.wait(0.02):
+                for process in processes()[:1]:
+                    process.kill()
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            kept = [array for i, array in enumerate(view) if (array == i).all()]
+            for i in range(0, 3000, 37):
+                assert (view[i] == i).all() and (view[i + 1] == i + 1).all()
+        finally:
+            ended.set()
+            killer.join()
+        assert len(kept) == 3000 and all((array == i).all() for i, array in enumerate(kept))
