@@ -109,7 +109,9 @@ def test_a_part_that_reaches_beyond_its_source_fails_there():
 def test_what_cannot_be_pickled_is_named_at_once():
     lock = threading.Lock()
     view = prefetch(smap(lambda i: lock and i, range(3)), mp_context="spawn")
-    with pytest.raises(TypeError, match=r"gets the pipeline pickled, and <lazyseq smap\(<lambda>\).* cannot be pickled"):
+    with pytest.raises(
+        TypeError, match=r"gets the pipeline pickled, and <lazyseq smap\(<lambda>\).* cannot be pickled"
+    ):
         view[0]
     view = prefetch(range(3), mp_context="spawn", start_hook=lambda: lock)
     with pytest.raises(TypeError, match="start_hook <function .* cannot be pickled"):
@@ -319,7 +321,13 @@ def test_errors_have_the_traceback_of_the_worker():
         assert [type(item) for item in found] == [int, int, int, EvaluationError, int, int]
         assert found[3].index == 3
         text = "".join(traceback.format_exception(found[3]))
-        for expected in ("in fail_in_depth", "in failing", "KeyError: 'not here'", "ValueError: bad item", "direct cause"):
+        for expected in (
+            "in fail_in_depth",
+            "in failing",
+            "KeyError: 'not here'",
+            "ValueError: bad item",
+            "direct cause",
+        ):
             assert expected in text
 
 
@@ -553,7 +561,11 @@ def test_an_item_that_always_ends_its_worker_fails_alone(caplog):
 
 
 def test_workers_that_die_of_nothing_end_reading():
-    view = prefetch(smap(Ends(lambda: os._exit(3), {0}), range(30)), 1, start_hook=lambda: threading.Timer(0.01, os._exit, [3]).start())
+    view = prefetch(
+        smap(Ends(lambda: os._exit(3), {0}), range(30)),
+        1,
+        start_hook=lambda: threading.Timer(0.01, os._exit, [3]).start(),
+    )
     with pytest.raises(WorkerDiedError, match="exited with code 3"):
         for _ in range(100):
             outcomes(iter(view[:1]))

@@ -149,7 +149,7 @@ cdef class Run:
         return exchange_item(self.results, i - self.start, None)
 
     cdef int give_up(self, list dropped) except -1:
-        """Nobody will take what is left. The results are taken out of the run: an idle worker may know that for long."""
+        """Nobody will take what is left. It is taken out of the run, which an idle worker may know for long."""
         cdef Py_ssize_t k, n = min(self.stop - self.start, <Py_ssize_t>lzs_progress_done(&self.state.progress))
         lzs_store(&self.state.unwanted, 1)
         if self.parcel is None:
@@ -828,8 +828,9 @@ cdef class Window:
     read elsewhere, which keeps what is finished and lies ahead of it. `held` is the run that was taken last.
 
     Threads: `lock` guards all but the source, which changes in a critical section while the ring is empty, and the
-    reading, which a worker takes and leaves in one; it is held while the reader waits for an item, so that threads that share an iterator take turns. `reader` is compared with the
-    own thread only, and every thread writes none but its own number or 0 under the lock.
+    reading, which a worker takes and leaves in one; it is held while the reader waits for an item, so that threads
+    that share an iterator take turns. `reader` is compared with the own thread only, and every thread writes none but
+    its own number or 0 under the lock.
     """
     cdef lzs_ring *ring
     cdef object source

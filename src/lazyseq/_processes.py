@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 
     from ._transfer import Arena
 
+    from ._types import Source
+
+    # The source and start_hook.
+    _Recipe = tuple[Source[object], Callable[[int], object] | Callable[[], object] | None]
+    _Frames = dict[str, Any]
     # (pickled, traceback, __suppress_context__, cause, context)
-    _Packed = tuple[bytes, dict[str, Any] | None, bool, "_Packed | None", "_Packed | None"]
+    _Packed = tuple[bytes, _Frames | None, bool, "_Packed | None", "_Packed | None"]
 
 
 log = logging.getLogger("lazyseq")
@@ -78,9 +83,7 @@ def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, reci
     """Start a worker: a daemon, since an item may never end."""
     arguments = (os.getpid(), logging.getLogger().level, arena, worker, evaluation, recipe)
     # Process is a class of each context, which BaseContext does not tell.
-    process = cast("Any", context).Process(
-        target=work, args=arguments, name=f"lazyseq-worker-{worker}", daemon=True
-    )
+    process = cast("Any", context).Process(target=work, args=arguments, name=f"lazyseq-worker-{worker}", daemon=True)
     # Ctrl-C is the reader's; from the first instruction on, and whichever thread starts the worker.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
@@ -139,7 +142,7 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
     logging.getLogger().setLevel(level)
     gc.freeze()  # what was inherited is shared with the parent until somebody writes to it, as a collection would
     threadpoolctl.threadpool_limits(1)  # the workers are as many as there are cores to use
-    source, start_hook = pickle.loads(recipe) if isinstance(recipe, bytes) else recipe
+    source, start_hook = cast("_Recipe", pickle.loads(recipe) if isinstance(recipe, bytes) else recipe)
     work_in_process(arena, worker, evaluation, source, start_hook)
 
 
@@ -185,8 +188,10 @@ def packed(error: BaseException | None, seen: set[int]) -> _Packed | None:
     except Exception:  # whatever a user's error does when it is pickled, or made anew
         kind = type(error)
         words = "".join(traceback.format_exception(error))
-        data = pickle.dumps(RuntimeError(f"{kind.__module__}.{kind.__qualname__}, which cannot be pickled:\n{words}"), 5)
-    frames = None if error.__traceback__ is None else tblib.Traceback(error.__traceback__).to_dict()
+        data = pickle.dumps(
+            RuntimeError(f"{kind.__module__}.{kind.__qualname__}, which cannot be pickled:\n{words}"), 5
+        )
+    frames = None if error.__traceback__ is None else cast("_Frames", tblib.Traceback(error.__traceback__).to_dict())
     causes = packed(error.__cause__, seen), packed(error.__context__, seen)
     return data, frames, error.__suppress_context__, *causes
 
@@ -213,7 +218,9 @@ class NotTransferable(TypeError):
 def not_receivable(n: int, error: Exception) -> NotTransferable:
     """The error of results that cannot be loaded from the pickle that a worker has sent."""
     which = "the result" if n == 1 else f"one of {n} results that were sent together"
-    failed = NotTransferable(f"{which} was pickled in a worker process and cannot be loaded: {type(error).__name__}: {error}")
+    failed = NotTransferable(
+        f"{which} was pickled in a worker process and cannot be loaded: {type(error).__name__}: {error}"
+    )
     failed.__cause__ = error
     return failed
 
@@ -221,7 +228,9 @@ def not_receivable(n: int, error: Exception) -> NotTransferable:
 def not_sendable(result: object, error: Exception) -> NotTransferable:
     """The error of a result that cannot be pickled."""
     kind = type(result)
-    sent = NotTransferable(f"a result of type {kind.__module__}.{kind.__qualname__} cannot be sent from a worker process: "
-                     f"{type(error).__name__}: {error}")  # fmt: skip
+    sent = NotTransferable(
+        f"a result of type {kind.__module__}.{kind.__qualname__} cannot be sent from a worker process: "
+        f"{type(error).__name__}: {error}"
+    )
     sent.__cause__ = error
     return sent

@@ -77,7 +77,7 @@ def run_hook(hook: Callable[..., object], worker: int) -> None:
 
 
 def stay_if_all_ends() -> None:
-    """Not return in a daemon thread at the interpreter's exit, which ends the thread without a sound; an error would not."""
+    """In a daemon thread, not return at the interpreter's exit, which ends it without a sound: an error would make one."""
     while exiting.is_set() and threading.current_thread().daemon:
         time.sleep(1)
 

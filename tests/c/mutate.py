@@ -416,7 +416,8 @@ EDITS = [
     (
         "ring_new: counted before it can be found",
         "    crew->rings[k] = distance(crew, ring);\n",
-        "    atomic_store_explicit(&crew->nrings, k + 1, memory_order_seq_cst);\n    crew->rings[k] = distance(crew, ring);\n",
+        "    atomic_store_explicit(&crew->nrings, k + 1, memory_order_seq_cst);\n"
+        "    crew->rings[k] = distance(crew, ring);\n",
     ),
 ]
 

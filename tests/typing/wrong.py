@@ -86,7 +86,7 @@ def shape() -> None:
 def others() -> None:
     lazyseq.add_cache(Stream())  # type: ignore[arg-type]
     lazyseq.add_cache(ints, 2, [])  # type: ignore[arg-type]
-    lazyseq.prefetch(ints, 2, "process")  # type: ignore[arg-type]
+    lazyseq.prefetch(ints, 2, "fibre")  # type: ignore[arg-type]
     lazyseq.prefetch(ints, nworkers=0.5)  # type: ignore[arg-type]
     lazyseq.prefetch(ints, start_hook=area)  # type: ignore[arg-type]
     lazyseq.seterr("raise")  # type: ignore[arg-type]
