@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lazyseq import EvaluationError, add_cache, batch, smap, unbatch
+from lazyseq import EvaluationError, add_cache, batch, prefetch, smap, unbatch
 from lazyseq.buffering import default_sizeof
 from lazyseq.instrument import debug
 
@@ -246,19 +246,20 @@ def test_those_who_wait_for_a_computation_that_fails_compute_themselves():
             computing.set()
             go_on.wait(10)
             raise ValueError("first")
+        together.wait()  # they do not wait for each other
         return i
 
-    calls = []
+    calls, together = [], threading.Barrier(3, timeout=10)
     view = add_cache(smap(fails_once, range(3)), 3)
 
     def late():
         computing.wait(10)
-        threading.Timer(0.05, go_on.set).start()
+        threading.Timer(0.2, go_on.set).start()
         return view[2]
 
-    first, *others = run_all(lambda: view[2], late, late)
-    assert isinstance(first, EvaluationError) and others == [2, 2]
-    assert calls == [2, 2]
+    first, *others = run_all(lambda: view[2], late, late, late)
+    assert isinstance(first, EvaluationError) and others == [2, 2, 2]
+    assert calls == [2] * 4 and view[2] == 2 and len(calls) == 4
 
 
 def test_two_items_that_read_each_other_do_not_deadlock():
@@ -275,6 +276,76 @@ def test_two_items_that_read_each_other_do_not_deadlock():
     view = add_cache(smap(read_the_other, range(2)), 2)
     # Who of the two computes the other's item, and who finds it, is left open.
     assert set(run_all(lambda: view[0], lambda: view[1])) <= {"from 0", "from 1"}
+
+
+def test_two_caches_that_read_each_other_do_not_deadlock():
+    inside = threading.Barrier(2, timeout=10)
+
+    def read_the_other(mine, other, depth):
+        def read(i):
+            depth.append(i)
+            if len(depth) > 1:
+                return f"from {mine}"
+            inside.wait()  # both are being computed, and now each wants the other
+            return caches[other][i]
+
+        return read
+
+    caches = [add_cache(smap(read_the_other(k, 1 - k, []), range(2)), 2) for k in range(2)]
+    assert set(run_all(lambda: caches[0][1], lambda: caches[1][1])) <= {"from 0", "from 1"}
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_a_ring_of_caches_and_of_their_batches_does_not_deadlock(n):
+    inside = threading.Barrier(n, timeout=10)
+
+    def read_the_next(k):
+        def read(x):
+            if not visited[k]:
+                visited[k] = True
+                inside.wait()
+                return x + caches[(k + 1) % n][5 - x]  # which is in the other's batch
+            return x
+
+        return read
+
+    visited = [False] * n
+    shards = smap(list, [[0, 1, 2], [3, 4, 5]])
+    caches = [add_cache(smap(read_the_next(k), unbatch(shards, 3)), 10) for k in range(n)]
+    results = run_all(*[lambda k=k: caches[k].__getitems__([0, 1, 2, 3, 4, 5]) for k in range(n)])
+    assert all(result[1:] == [1, 2, 3, 4, 5] for result in results)
+    assert all(view.cache_info().currsize == 6 for view in caches)
+
+
+def test_a_thread_that_computes_waits_for_others_where_it_can():
+    computing, go_on = threading.Event(), threading.Event()
+    slow, calls = noting(lambda x: computing.set() or go_on.wait(10) and x)
+    shards = add_cache(smap(slow, range(3)), 3)
+    items = add_cache(smap(lambda i: shards[i // 10] + i, range(30)), 30)
+
+    def late(i):
+        computing.wait(10)
+        threading.Timer(0.05, go_on.set).start()
+        return items[i]
+
+    assert run_all(lambda: items[3], *[lambda i=i: late(i) for i in range(8)]) == [3, *range(8)]
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("read", [lambda view: view.__getitems__(range(12)), list, lambda view: view[0]])
+def test_workers_that_read_the_cache_of_their_reader_do_not_deadlock(read):
+    p = prefetch(smap(lambda i: i if i == 0 else view[i - 1] + 1, range(12)), 2)
+    view = add_cache(p, 12)
+    assert run_all(lambda: read(view)) in ([list(range(12))], [0])
+    p.close()
+
+
+def test_workers_of_one_prefetch_compute_an_item_once():
+    slow, calls = noting(lambda x: time.sleep(0.2) or x)
+    view = add_cache(smap(slow, range(3)), 3)
+    with prefetch(smap(lambda i: view[i // 8], range(8)), 4, max_buffered=8) as p:
+        assert list(p) == [0] * 8
+    assert calls == [0]
 
 
 def test_an_item_that_reads_itself():
@@ -310,6 +381,43 @@ def test_an_assignment_during_a_computation_leaves_no_stale_value():
 
     assert run_all(lambda: view[0], assign) == [1, "new"]
     assert view[0] == "new"
+
+
+@pytest.mark.parametrize("cache", [None, {}])
+def test_an_assignment_leaves_the_flights_of_other_items(cache):
+    computing, go_on = threading.Event(), threading.Event()
+
+    class Source(list):
+        def __getitem__(self, i):
+            reads.append(i)
+            computing.set()
+            go_on.wait(10)
+            return super().__getitem__(i)
+
+    reads, source = [], Source([1, 2, 3])
+    view = add_cache(source, 3, cache)
+
+    def assign_another():
+        computing.wait(10)
+        view[1] = "new"
+        threading.Timer(0.05, go_on.set).start()
+        return view[0]
+
+    assert run_all(lambda: view[0], assign_another) == [1, 1]
+    assert reads == [0] and view.cache_info()[:2] == (1, 1) and view[0] == 1 and reads == [0]
+
+
+def test_what_is_computed_during_an_assignment_is_not_kept():
+    class Source(list):
+        def __setitem__(self, i, value):
+            seen.append(view[i])
+            seen.append(view[i])
+            super().__setitem__(i, value)
+
+    seen, source = [], Source([1, 2])
+    view = add_cache(source, 2)
+    view[0] = "new"
+    assert seen == [1, 1] and view[0] == "new"
 
 
 def test_many_threads_over_a_small_cache():
@@ -574,6 +682,64 @@ def test_a_child_that_is_forked_during_a_computation_computes_itself(cache):
     release.set()
     thread.join()
     assert ended == (child, 0)
+
+
+@pytest.mark.parametrize("read_while_used", ["__getitem__", "__setitem__", "__delitem__"])
+def test_a_mapping_that_reads_its_cache(read_while_used):
+    """Whoever uses the mapping does not wait for who wants to use it."""
+    computing, waiting = threading.Event(), threading.Event()
+
+    class Reading(dict):
+        pass
+
+    def use_and_read(self, key, *value):
+        if key == 1 and computing.is_set() and not waiting.is_set():
+            waiting.set()
+            self.read = view[2]
+        return getattr(dict, read_while_used)(self, key, *value)
+
+    setattr(Reading, read_while_used, use_and_read)
+
+    def slow(x):
+        if x == 2 and not computing.is_set():
+            computing.set()
+            waiting.wait(10)
+            time.sleep(0.05)
+        return x
+
+    mapping = Reading()
+    view = add_cache(smap(slow, range(5)), 2, mapping)
+
+    def late():
+        dict.update(mapping, {1: 1} if read_while_used == "__getitem__" else {})
+        if read_while_used == "__delitem__":
+            assert [view[1], view[0]] == [1, 0]
+        computing.wait(10)
+        return [view[1], view[3], view[4]]
+
+    assert run_all(lambda: view[2], late) == [2, [1, 3, 4]]
+    assert waiting.is_set() and mapping.read == 2
+
+
+@pytest.mark.parametrize("cache", [None, {2: 2}])
+def test_a_sizeof_that_reads_its_cache(cache):
+    computing, measuring = threading.Event(), threading.Event()
+
+    def slow(x):
+        if x == 1:
+            computing.set()
+            measuring.wait(10)
+        return x
+
+    def size(x):
+        if x == 2:
+            measuring.set()
+            assert view[1] == 1
+        return 1
+
+    view = add_cache(smap(slow, range(5)), None, cache, max_bytes=10, sizeof=size)
+    assert run_all(lambda: view[1], lambda: computing.wait(10) and view[2]) == [1, 2]
+    assert view.cache_info().currbytes == 2
 
 
 # ---- What a reviewer found ------------------------------------------------------------------------------------------
