@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import settings
@@ -161,30 +162,20 @@ def test_a_mapping_with_a_limit():
 
 
 def test_a_shelf(tmp_path):
-    class Shelf(collections.abc.MutableMapping):
-        def __init__(self, shelf):
-            self.shelf = shelf
-
-        def __getitem__(self, i):
-            return self.shelf[str(i)]
-
-        def __setitem__(self, i, value):
-            self.shelf[str(i)] = value
-
-        def __delitem__(self, i):
-            del self.shelf[str(i)]
-
-        def __iter__(self):
-            return map(int, self.shelf)
-
-        def __len__(self):
-            return len(self.shelf)
-
     noted, calls = noting(lambda x: [x])
     for _ in range(2):
         with shelve.open(str(tmp_path / "shelf")) as shelf:
-            assert list(add_cache(smap(noted, range(5)), cache=Shelf(shelf))) == [[i] for i in range(5)]
+            shelf["name"] = "a data set"
+            view = add_cache(smap(noted, range(5)), cache=shelf)
+            assert list(view) == [[i] for i in range(5)] and view.cache_info().currsize == 5
+            assert sorted(shelf) == ["0", "1", "2", "3", "4", "name"]
     assert calls == list(range(5))
+    with shelve.open(str(tmp_path / "shelf")) as shelf:
+        view = add_cache(smap(noted, range(9)), 3, shelf)
+        assert view[1] == [1] and view[7] == [7] and view.cache_info() == (1, 1, 3, 3, None, None)
+        assert view[1] == [1] and view[8] == [8] and view[5] == [5] and sorted(shelf) == ["1", "5", "8", "name"]
+        view.cache_clear()
+        assert list(shelf) == ["name"] and view.cache_info().currsize == 0
 
 
 def test_pickled_it_is_the_recipe_and_empty():
@@ -567,6 +558,28 @@ def test_a_sizeof_that_fails_is_the_items_error(wrong, text):
         assert text in str(caught.value.__cause__)
 
 
+def test_sizes_of_what_holds_other_objects():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Sample:
+        image: bytes
+        label: int
+
+    Pair = collections.namedtuple("Pair", ["left", "right"])
+    image = b"x" * 5000
+    for held in (Pair(image, 1), Sample(image, 1), {image}, frozenset([image]), {1: image}, collections.UserList):
+        assert (default_sizeof(held) > 5000) == (held is not collections.UserList)
+    assert 10_000 > default_sizeof([image, image]) > 5000
+    ring = [image]
+    ring.append(ring)
+    assert 6000 > default_sizeof(ring) > 5000
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert default_sizeof(deep) > 100_000 * sys.getsizeof([])
+
+
 def test_clearing():
     f, calls = noting()
     view = add_cache(smap(f, range(5)), 3, max_bytes=10**6)
@@ -651,6 +664,113 @@ def test_the_error_of_a_mapping_names_the_item(fails):
     with pytest.raises(EvaluationError, match="failed to evaluate item 2 of cache") as caught:
         add_cache("abcd", cache=Broken())[2]
     assert str(caught.value.__cause__) == "no space left"
+
+
+def test_a_mapping_that_drops_values_by_itself():
+    class Small(dict):
+        def __setitem__(self, key, value):
+            super().__setitem__(key, value)
+            while len(self) > 5:
+                drop(self)
+
+    for drop in (lambda self: self.__delitem__(min(self)), lambda self: self.popitem(), lambda self: self.clear()):
+        view = add_cache(range(2000), cache=Small(), max_bytes=10**6, sizeof=lambda x: 10)
+        assert list(view) == list(range(2000)) == list(view)
+        assert view.cache_info().currbytes <= 10 * (2 * 5 + 17)
+
+
+def test_a_large_mapping_is_trimmed_in_linear_time():
+    def seconds(n):
+        view = add_cache(range(n), 10, dict.fromkeys(range(n), 0))
+        start = time.perf_counter()
+        assert view[0] == 0 and [view[i] for i in range(-5, 0)] == [0] * 5  # these are used
+        add_cache(range(n), 10, view.cache)
+        view.cache.clear()
+        view.cache.update(dict.fromkeys(range(1, n), 0))
+        assert view[0] == 0 and len(view.cache) == 10
+        return time.perf_counter() - start
+
+    assert min(seconds(200_000) for _ in range(3)) < 60 * min(seconds(10_000) for _ in range(3))
+
+
+def test_others_use_a_mapping_while_it_is_trimmed():
+    class Slow(dict):
+        def __delitem__(self, key):
+            time.sleep(1e-5)
+            super().__delitem__(key)
+
+    mapping = Slow.fromkeys(range(1, 12_000), 0)
+    view = add_cache(range(12_000), 9, mapping)
+    reads = []
+
+    def read_meanwhile():
+        while len(mapping) == 11_999:
+            time.sleep(0.001)
+        while len(mapping) > 10:
+            assert view[11_999] == 0
+            reads.append(len(mapping))
+            time.sleep(0.001)
+
+    assert run_all(lambda: view[0], read_meanwhile, seconds=60) == [0, None]
+    assert len([n for n in reads if n > 10]) >= 3
+
+
+def test_a_mapping_whose_values_cannot_be_dropped():
+    class Stubborn(dict):
+        def __delitem__(self, key):
+            raise OSError("read-only")
+
+        def pop(self, *_):
+            raise AssertionError("it would read the value")
+
+    mapping = Stubborn()
+    view = add_cache(range(9), 2, mapping)
+    assert [view[0], view[1]] == [0, 1]
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match="failed to evaluate item 2 of cache") as caught:
+            add_cache(range(9), 2, Stubborn({0: 0, 1: 1}))[2]
+        assert str(caught.value.__cause__) == "read-only"
+    assert view[1] == 1 and view[0] == 0
+
+
+@pytest.mark.parametrize("cache", [None, {}])
+def test_a_cache_that_nobody_knows_dies_at_once(cache):
+    view = add_cache(smap(operator.neg, range(3)), 3, cache, max_bytes=10**6)
+    assert list(view) == view.__getitems__([0, 1, 2]) == [0, -1, -2]
+    known = weakref.ref(view)
+    gc.disable()
+    try:
+        del view
+        assert known() is None
+    finally:
+        gc.enable()
+
+
+def test_the_end_of_an_unknown_length_is_no_miss():
+    class Five:
+        def __getitem__(self, i):
+            if i >= 5:
+                raise IndexError(i)
+            return i
+
+    view = add_cache(Five(), 9)
+    assert list(view) == list(range(5)) and view.cache_info()[:2] == (0, 5)
+    with pytest.raises(IndexError):
+        view[7]
+    assert view.cache_info()[:2] == (0, 5)
+
+
+def test_iteration_of_what_is_kept_in_part_goes_on_with_its_prefetch():
+    noted, calls = noting()
+    with prefetch(smap(noted, range(600)), 2, max_buffered=20) as p:
+        view = add_cache(p, 600)
+        assert [view[i] for i in range(0, 600, 3)] == list(range(0, 600, 3))
+        p[500]
+        time.sleep(0.05)
+        calls.clear()
+        assert list(view) == list(range(600))
+        time.sleep(0.05)
+    assert len(calls) < 700
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

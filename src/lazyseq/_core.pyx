@@ -3433,6 +3433,8 @@ cdef class MappingStore(Store):
                         break
             finally:
                 self.release()
+            if more:
+                sleep(0)  # or who waits would not be there in time
         return 0
 
     cdef bint is_too_much(self) except -1:
@@ -3675,12 +3677,25 @@ cdef class Cache(Derived):
 
 @cython.final
 cdef class CacheIterator(CursorIterator):
-    """The next item, kept or computed: what its neighbours share is computed once, as in reading on without a cache."""
+    """The next item, kept or computed: what its neighbours share is computed once, as in reading on without a cache.
+
+    Where they share nothing, what is behind a kept item is read by its index: to begin to read on there would cost a
+    prefetch all that it has ahead.
+
+    Threads: both numbers are atomic, and only say which way to read.
+    """
+    cdef lzs_number next_missing  # the item after the last that was missing; 0: none was
+    cdef lzs_number skips
 
     cdef object combine(self, View view, Py_ssize_t i):
         cdef Cache cache = <Cache>view
         value = cache.lookup(i)
-        return value if value is not MISSING else cache.miss(i, self.cursor(0))
+        if value is not MISSING:
+            return value
+        if self.next_missing != i and self.next_missing != 0 and not self.skips and cache.grain() == 1:
+            lzs_begin(&self.skips)
+        self.next_missing = i + 1
+        return cache.miss(i, None if self.skips else self.cursor(0))
 
 
 # ---- Guard ----------------------------------------------------------------------------------------------------------
