@@ -3378,6 +3378,8 @@ cdef class MappingStore(Store):
                 return self.delete(key)
             self.used[key] = bytes
             self.bytes += bytes
+            if self.bytes <= self.max_bytes or self.max_bytes < 0:
+                return 0  # it held too many already: that can wait for the next that comes
         finally:
             self.release()
         return self.trim()
