@@ -176,6 +176,7 @@ cdef enum:
     MAX_NESTING = 5000
     MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
     MOST_SHOWN = 10  # failures that an error tells
+    MOST_TEXT = 200  # characters of each
     MOST_DROPPED = 1000  # values of a mapping, before another thread may use it
     STALEMATE_US = 20_000  # how long a worker of a prefetch waits for a thread that may be its reader
 
@@ -3708,7 +3709,30 @@ cdef object without_frames(object error):
     try:
         return copied(error)
     except Exception:  # whatever a user's exception does when copied
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return RuntimeError(text_of(error))
+
+
+cdef str text_of(object error):
+    """The error in a few words, whatever a user's exception has to say."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = f"{type(error).__name__}, whose text cannot be had"
+    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT - 3] + "..."
+
+
+cdef bint is_closed(tuple arguments):
+    """Whether a ValueError with these is that of a closed prefetch."""
+    return len(arguments) == 1 and type(arguments[0]) is str and arguments[0] == "prefetch is closed"
+
+
+cdef object raised_by_function(object error):
+    """What a function raised, where it is passed through: see stage_error."""
+    cause = error.__cause__
+    if type(error) is RuntimeError and (isinstance(cause, StopIteration) or isinstance(cause, IndexError)):
+        if str(error).endswith(f" raised {type(cause).__name__}"):
+            return cause
+    return error
 
 
 @cython.final
@@ -3722,7 +3746,7 @@ cdef class Guard(Derived):
     cdef Py_ssize_t retries
     cdef double backoff
     cdef Py_ssize_t reads  # counted where there is a budget
-    cdef Py_ssize_t given_up  # how often
+    cdef Py_ssize_t given_up  # how many reads failed
     cdef dict noted  # index -> the error of its last failure
 
     def __init__(self, source, Py_ssize_t retries, double backoff, on_error, default, errors, budget):
@@ -3733,7 +3757,9 @@ cdef class Guard(Derived):
     @property
     def failures(self):
         """The pairs (index, error) of the items that could not be had, as they failed last, oldest first."""
-        return list(self.noted.items())
+        with cython.critical_section(self):
+            noted = self.noted.copy()
+        return list(noted.items())
 
     cdef object item(self, Py_ssize_t i):
         cdef PyObject *found
@@ -3772,14 +3798,19 @@ cdef class Guard(Derived):
     cdef object cause_of(self, object error):
         """The error that a failed item raised, or None where this is no failure of an item, or not one to guard."""
         cdef object cause = error
-        if not isinstance(error, EvaluationError):
-            if isinstance(error, IndexError) and self.size() == UNKNOWN:
-                return None
-            if isinstance(error, Exception) and seterr() != "passthrough" and not isinstance(error, TimeoutError):
-                return None  # a view's own: that it is closed
+        if isinstance(error, TooManyFailures) or (isinstance(error, IndexError) and self.size() == UNKNOWN):
+            return None
+        if isinstance(error, Exception) and not isinstance(error, (EvaluationError, TimeoutError)):
+            if seterr() != "passthrough":
+                return None  # a view's own
+            cause = raised_by_function(error)
         while isinstance(cause, EvaluationError) and cause.__cause__ is not None:
+            if cause.index is None and cause.stage is not None:
+                return None  # of a view as a whole: that its workers could not start
             cause = cause.__cause__
-        return cause if isinstance(cause, self.errors) and not isinstance(error, TooManyFailures) else None
+        if type(cause) is ValueError and is_closed(cause.args):
+            return None  # it fails for all items, also where a function reads it, or errors are passed through
+        return cause if isinstance(cause, self.errors) else None
 
     cdef object rescue(self, Py_ssize_t i, object error):
         """What to give for item i, of which the first try raised the error."""
@@ -3798,19 +3829,19 @@ cdef class Guard(Derived):
         return self.give_up(i, error)
 
     cdef object give_up(self, Py_ssize_t i, object error):
-        cdef Py_ssize_t given_up, reads
+        cdef Py_ssize_t failed, reads
         cdef object _before
+        cdef bint counts_reads = type(self.budget) is float
         cause = self.cause_of(error)
         noted = without_frames(cause)
         with cython.critical_section(self):
             self.given_up += 1
-            given_up, reads = self.given_up, self.reads
+            reads = self.reads
             _before = self.noted.pop(i, None)  # which dies outside
             self.noted[i] = noted
-        if self.budget is not None:
-            allowed = self.budget if type(self.budget) is int else 1 + self.budget * reads
-            if given_up > allowed:
-                raise self.too_many(i, given_up, reads) from cause
+            failed = self.given_up if counts_reads else len(self.noted)
+        if self.budget is not None and failed > (1 + self.budget * reads if counts_reads else self.budget):
+            raise self.too_many(i, failed, reads) from cause
         if self.on_error == "raise":
             if self.retries:
                 error.add_note(f"after {self.retries + 1} tries")
@@ -3824,13 +3855,15 @@ cdef class Guard(Derived):
         except BaseException as wrong:
             raise function_error(self, i, wrong)
 
-    cdef object too_many(self, Py_ssize_t i, Py_ssize_t given_up, Py_ssize_t reads):
+    cdef object too_many(self, Py_ssize_t i, Py_ssize_t failed, Py_ssize_t reads):
         cdef list failures = self.failures
-        allowed = self.budget if type(self.budget) is int else f"{self.budget:.3g} of them and one"
-        shown = "; ".join([f"{index}: {type(each).__name__}: {each}" for index, each in failures[:MOST_SHOWN]])
+        if type(self.budget) is float:
+            count = f"{failed} of {reads} reads failed, and {self.budget:.3g} of them and one may"
+        else:
+            count = f"{failed} items failed, and {self.budget} may"
+        shown = "; ".join([f"{index}: {text_of(each)}" for index, each in failures[:MOST_SHOWN]])
         more = f"; and {len(failures) - MOST_SHOWN} more" if len(failures) > MOST_SHOWN else ""
-        text = (f"{self.label()} made at {self.site}: {given_up} of {reads} reads failed, and {allowed} may: "
-                f"{shown}{more}")
+        text = f"{self.label()} made at {self.site}: {count}: {shown}{more}"
         return TooManyFailures(text, index=i, stage=self.stage, failures=failures)
 
     cdef object neighbour(self, Py_ssize_t i, object error):
@@ -3838,7 +3871,7 @@ cdef class Guard(Derived):
         cdef Py_ssize_t distance, j, n = self.size()
         for distance in range(1, MOST_NEIGHBOURS + 1):
             for j in (i + distance, i - distance):
-                if j < 0 or not within_size(j, n) or j in self.noted:
+                if j < 0 or not within_size(j, n) or self.has_failed(j):
                     continue
                 try:
                     return pull(self, i, self.source, j)
@@ -3848,8 +3881,18 @@ cdef class Guard(Derived):
         error.add_note(f"and no neighbour within {MOST_NEIGHBOURS} items could be had")
         raise error
 
+    cdef bint has_failed(self, Py_ssize_t i) except -1:
+        with cython.critical_section(self):
+            failed = i in self.noted
+        return failed
+
     cdef int assign(self, Py_ssize_t i, object value) except -1:
-        return store(self.source, i, value)
+        """What failed for the old value need not fail for the new one."""
+        cdef object _before  # see give_up
+        store(self.source, i, value)
+        with cython.critical_section(self):
+            _before = self.noted.pop(i, None)
+        return 0
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
