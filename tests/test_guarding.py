@@ -159,9 +159,9 @@ def test_what_fails_for_all_items_is_let_through(mode):
                     read()
                 assert "prefetch is closed" in str(caught.value.__cause__ or caught.value) and view.failures == []
         view = guard(prefetch(range(9), 1, start_hook=lambda: 1 // 0), default=0)
-        with pytest.raises(EvaluationError, match="start_hook failed"):
+        with pytest.raises(EvaluationError) as caught:
             view[1]
-        assert view.failures == []
+        assert "start_hook failed" in f"{caught.value}, {caught.value.__cause__}" and view.failures == []
     finally:
         seterr("wrap")
 
