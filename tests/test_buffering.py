@@ -666,17 +666,17 @@ def test_the_error_of_a_mapping_names_the_item(fails):
     assert str(caught.value.__cause__) == "no space left"
 
 
-def test_a_mapping_that_drops_values_by_itself():
+@pytest.mark.parametrize("drop", [lambda kept: kept.__delitem__(min(kept)), dict.popitem, dict.clear])
+def test_a_mapping_that_drops_values_by_itself(drop):
     class Small(dict):
         def __setitem__(self, key, value):
             super().__setitem__(key, value)
             while len(self) > 5:
                 drop(self)
 
-    for drop in (lambda self: self.__delitem__(min(self)), lambda self: self.popitem(), lambda self: self.clear()):
-        view = add_cache(range(2000), cache=Small(), max_bytes=10**6, sizeof=lambda x: 10)
-        assert list(view) == list(range(2000)) == list(view)
-        assert view.cache_info().currbytes <= 10 * (2 * 5 + 17)
+    view = add_cache(range(2000), cache=Small(), max_bytes=10**6, sizeof=lambda x: 10)
+    assert list(view) == list(range(2000)) == list(view)
+    assert view.cache_info().currbytes <= 10 * (2 * 5 + 17)
 
 
 def test_a_large_mapping_is_trimmed_in_linear_time():

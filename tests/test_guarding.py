@@ -189,9 +189,7 @@ def test_what_a_function_raises_is_the_same_error_in_both_modes(mode, error):
 def test_a_number_of_failures_is_allowed():
     view = guard(smap(Flaky([1, 2, 4]), range(9)), default=-1, budget=2)
     assert [view[i] for i in range(4)] == [0, -1, -1, 3]
-    with pytest.raises(
-        TooManyFailures, match="3 items failed, and 2 may: 1: OSError: bad 1; 2: OSError"
-    ) as caught:
+    with pytest.raises(TooManyFailures, match="3 items failed, and 2 may: 1: OSError: bad 1; 2: OSError") as caught:
         view[4]
     assert [i for i, _ in caught.value.failures] == [1, 2, 4] and caught.value.index == 4
     with pytest.raises(TooManyFailures):

@@ -2946,7 +2946,7 @@ CacheInfo = namedtuple("CacheInfo", ["hits", "misses", "maxsize", "currsize", "m
 cdef int forks = 0  # how often this process is a forked child; changed while it has one thread
 
 
-def note_fork():
+def _note_fork():
     """In a child, nobody goes on with what its parent was computing, and new threads get the old ones' numbers."""
     global forks
     forks += 1
@@ -2954,7 +2954,7 @@ def note_fork():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=note_fork)
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 @cython.final
@@ -3335,23 +3335,25 @@ cdef class MappingStore(Store):
         self.used, self.unused, self.has_defaults = OrderedDict(), [], hasattr(type(mapping), "__missing__")
         self.lock, self.lock_forks = RLock(), forks
 
-    cdef int hold(self) except -1:
+    cdef object hold(self):
+        """Acquire the lock, and return it: release is to have it, for a fork may put another in its place."""
         global holding
         if self.lock_forks != forks:
             self.lock, self.lock_forks = RLock(), forks  # the parent may have held it
-        self.lock.acquire()
+        lock = self.lock
+        lock.acquire()
         holding += 1
-        return 0
+        return lock
 
-    cdef int release(self) except -1:
+    cdef int release(self, lock) except -1:
         global holding
         holding -= 1
-        self.lock.release()
+        lock.release()
         return 0
 
     cdef object lookup(self, object key):
         cdef bint known = not self.bounded
-        self.hold()
+        lock = self.hold()
         try:
             if self.has_defaults and key not in self.mapping:
                 return MISSING
@@ -3363,7 +3365,7 @@ cdef class MappingStore(Store):
             self.forget(key)
             return MISSING
         finally:
-            self.release()
+            self.release(lock)
         if not known:
             self.note(key, measured(self.item_size, value))
         lzs_take(&self.hits)
@@ -3371,7 +3373,7 @@ cdef class MappingStore(Store):
 
     cdef int note(self, object key, Py_ssize_t bytes) except -1:
         """What the mapping held already is used for the first time."""
-        self.hold()
+        lock = self.hold()
         try:
             if key in self.used or key not in self.mapping:
                 return 0
@@ -3382,14 +3384,14 @@ cdef class MappingStore(Store):
             if self.bytes <= self.max_bytes or self.max_bytes < 0:
                 return 0  # it held too many already: that can wait for the next that comes
         finally:
-            self.release()
+            self.release(lock)
         return self.trim()
 
     cdef int put(self, object key, object value, Py_ssize_t bytes, Flight flight) except -1:
         cdef bint stands
         if self.keeps_none_of(bytes):
             return 0
-        self.hold()
+        lock = self.hold()
         try:
             with cython.critical_section(self):
                 stands = self.flights.get(key) is flight
@@ -3403,7 +3405,7 @@ cdef class MappingStore(Store):
             self.bytes += bytes
             self.forget_what_is_gone()
         finally:
-            self.release()
+            self.release(lock)
         return self.trim()
 
     cdef int forget(self, object key) except -1:
@@ -3428,14 +3430,14 @@ cdef class MappingStore(Store):
         cdef Py_ssize_t k
         cdef bint more = True
         while more:
-            self.hold()
+            lock = self.hold()
             try:
                 for k in range(MOST_DROPPED):
                     more = self.is_too_much() and self.drop_oldest()
                     if not more:
                         break
             finally:
-                self.release()
+                self.release(lock)
             if more:
                 sleep(0)  # or who waits would not be there in time
         return 0
@@ -3471,12 +3473,12 @@ cdef class MappingStore(Store):
         with cython.critical_section(self):
             self.cancel(key)
         try:
-            self.hold()
+            lock = self.hold()
             try:
                 self.forget(key)
                 self.delete(key)
             finally:
-                self.release()
+                self.release(lock)
         except BaseException:
             self.end_assignment(key)
             raise
@@ -3485,22 +3487,22 @@ cdef class MappingStore(Store):
     cdef int clear(self) except -1:
         with cython.critical_section(self):
             self.flights.clear()
-        self.hold()
+        lock = self.hold()
         try:
             self.used.clear()
             self.unused.clear()
             self.bytes = self.hits = self.misses = 0
             self.mapping.clear()
         finally:
-            self.release()
+            self.release(lock)
         return 0
 
     cdef tuple info(self):
-        self.hold()
+        lock = self.hold()
         try:
             return self.hits, self.misses, len(self.mapping), self.bytes
         finally:
-            self.release()
+            self.release(lock)
 
 
 @cython.final

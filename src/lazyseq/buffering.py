@@ -150,5 +150,5 @@ def default_sizeof(item: Any) -> int:
             elif isinstance(each, (tuple, list, set, frozenset)):
                 waiting += each
             elif dataclasses.is_dataclass(each) and not isinstance(each, type):
-                waiting += [getattr(each, field.name) for field in dataclasses.fields(each) if hasattr(each, field.name)]
+                waiting += [getattr(each, field.name, None) for field in dataclasses.fields(each)]
     return total
