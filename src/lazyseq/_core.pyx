@@ -3373,6 +3373,7 @@ cdef class MappingStore(Store):
 
     cdef int note(self, object key, Py_ssize_t bytes) except -1:
         """What the mapping held already is used for the first time."""
+        cdef bint more
         lock = self.hold()
         try:
             if key in self.used or key not in self.mapping:
@@ -3381,14 +3382,14 @@ cdef class MappingStore(Store):
                 return self.delete(key)
             self.used[key] = bytes
             self.bytes += bytes
-            if self.bytes <= self.max_bytes or self.max_bytes < 0:
-                return 0  # it held too many already: that can wait for the next that comes
+            # If it held too many already, that can wait for the next that comes.
+            more = 0 <= self.max_bytes < self.bytes and self.trim()
         finally:
             self.release(lock)
-        return self.trim()
+        return self.trim_on() if more else 0
 
     cdef int put(self, object key, object value, Py_ssize_t bytes, Flight flight) except -1:
-        cdef bint stands
+        cdef bint stands, more
         if self.keeps_none_of(bytes):
             return 0
         lock = self.hold()
@@ -3404,9 +3405,10 @@ cdef class MappingStore(Store):
             self.used[key] = bytes
             self.bytes += bytes
             self.forget_what_is_gone()
+            more = self.trim()
         finally:
             self.release(lock)
-        return self.trim()
+        return self.trim_on() if more else 0
 
     cdef int forget(self, object key) except -1:
         self.bytes -= self.used.pop(key, 0)
@@ -3425,22 +3427,24 @@ cdef class MappingStore(Store):
                 self.forget(key)
         return 0
 
-    cdef int trim(self) except -1:
-        """Drop what is too much. A large mapping is not held for all of the time."""
-        cdef Py_ssize_t k
+    cdef int trim_on(self) except -1:
+        """Drop the rest of what is too much, and let others use a large mapping meanwhile."""
         cdef bint more = True
         while more:
+            sleep(0)  # or who waits would not be there in time
             lock = self.hold()
             try:
-                for k in range(MOST_DROPPED):
-                    more = self.is_too_much() and self.drop_oldest()
-                    if not more:
-                        break
+                more = self.trim()
             finally:
                 self.release(lock)
-            if more:
-                sleep(0)  # or who waits would not be there in time
         return 0
+
+    cdef bint trim(self) except -1:
+        """Drop what is too much, but not very many; whether there are more."""
+        for _ in range(MOST_DROPPED):
+            if not (self.is_too_much() and self.drop_oldest()):
+                return False
+        return True
 
     cdef bint is_too_much(self) except -1:
         return 0 <= self.limit < len(self.mapping) or 0 <= self.max_bytes < self.bytes
