@@ -100,6 +100,8 @@ WRONG = [
     (lambda: guard([], on_error="neighbour", default=1), ValueError, "guard: default must be left out where on_error is 'nei"),
     (lambda: guard([], errors=OSError()), TypeError, "guard: errors must be an exception type, or a tuple of them, got OSE"),
     (lambda: guard([], errors=(OSError, 1)), TypeError, "guard: errors must be an exception type, or a tuple of them, got ("),
+    (lambda: guard([], errors=()), ValueError, "guard: errors must be at least one exception type, got () (tuple)"),
+    (lambda: guard([], default=dict), TypeError, "guard: default must be a value, or a function of index and error (of a class: lambda i, error: ...), got <class 'dict'> (type)"),
     (lambda: guard([], budget=-1), ValueError, "guard: budget must be at least 0, got -1 (int)"),
     (lambda: guard([], budget=1.5), ValueError, "guard: budget must be a fraction from 0 to 1, or an int, got 1.5 (float)"),
     (lambda: guard([], budget="1%"), TypeError, "guard: budget must be an int, a float or None, got '1%' (str)"),

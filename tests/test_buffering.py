@@ -14,13 +14,14 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lazyseq import EvaluationError, add_cache, batch, smap, unbatch
+from lazyseq import EvaluationError, add_cache, batch, prefetch, smap, unbatch
 from lazyseq.buffering import default_sizeof
 from lazyseq.instrument import debug
 
@@ -161,30 +162,20 @@ def test_a_mapping_with_a_limit():
 
 
 def test_a_shelf(tmp_path):
-    class Shelf(collections.abc.MutableMapping):
-        def __init__(self, shelf):
-            self.shelf = shelf
-
-        def __getitem__(self, i):
-            return self.shelf[str(i)]
-
-        def __setitem__(self, i, value):
-            self.shelf[str(i)] = value
-
-        def __delitem__(self, i):
-            del self.shelf[str(i)]
-
-        def __iter__(self):
-            return map(int, self.shelf)
-
-        def __len__(self):
-            return len(self.shelf)
-
     noted, calls = noting(lambda x: [x])
     for _ in range(2):
         with shelve.open(str(tmp_path / "shelf")) as shelf:
-            assert list(add_cache(smap(noted, range(5)), cache=Shelf(shelf))) == [[i] for i in range(5)]
+            shelf["name"] = "a data set"
+            view = add_cache(smap(noted, range(5)), cache=shelf)
+            assert list(view) == [[i] for i in range(5)] and view.cache_info().currsize == 5
+            assert sorted(shelf) == ["0", "1", "2", "3", "4", "name"]
     assert calls == list(range(5))
+    with shelve.open(str(tmp_path / "shelf")) as shelf:
+        view = add_cache(smap(noted, range(9)), 3, shelf)
+        assert view[1] == [1] and view[7] == [7] and view.cache_info() == (1, 1, 3, 3, None, None)
+        assert view[1] == [1] and view[8] == [8] and view[5] == [5] and sorted(shelf) == ["1", "5", "8", "name"]
+        view.cache_clear()
+        assert list(shelf) == ["name"] and view.cache_info().currsize == 0
 
 
 def test_pickled_it_is_the_recipe_and_empty():
@@ -246,19 +237,20 @@ def test_those_who_wait_for_a_computation_that_fails_compute_themselves():
             computing.set()
             go_on.wait(10)
             raise ValueError("first")
+        together.wait()  # they do not wait for each other
         return i
 
-    calls = []
+    calls, together = [], threading.Barrier(3, timeout=10)
     view = add_cache(smap(fails_once, range(3)), 3)
 
     def late():
         computing.wait(10)
-        threading.Timer(0.05, go_on.set).start()
+        threading.Timer(0.2, go_on.set).start()
         return view[2]
 
-    first, *others = run_all(lambda: view[2], late, late)
-    assert isinstance(first, EvaluationError) and others == [2, 2]
-    assert calls == [2, 2]
+    first, *others = run_all(lambda: view[2], late, late, late)
+    assert isinstance(first, EvaluationError) and others == [2, 2, 2]
+    assert calls == [2] * 4 and view[2] == 2 and len(calls) == 4
 
 
 def test_two_items_that_read_each_other_do_not_deadlock():
@@ -275,6 +267,76 @@ def test_two_items_that_read_each_other_do_not_deadlock():
     view = add_cache(smap(read_the_other, range(2)), 2)
     # Who of the two computes the other's item, and who finds it, is left open.
     assert set(run_all(lambda: view[0], lambda: view[1])) <= {"from 0", "from 1"}
+
+
+def test_two_caches_that_read_each_other_do_not_deadlock():
+    inside = threading.Barrier(2, timeout=10)
+
+    def read_the_other(mine, other, depth):
+        def read(i):
+            depth.append(i)
+            if len(depth) > 1:
+                return f"from {mine}"
+            inside.wait()  # both are being computed, and now each wants the other
+            return caches[other][i]
+
+        return read
+
+    caches = [add_cache(smap(read_the_other(k, 1 - k, []), range(2)), 2) for k in range(2)]
+    assert set(run_all(lambda: caches[0][1], lambda: caches[1][1])) <= {"from 0", "from 1"}
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_a_ring_of_caches_and_of_their_batches_does_not_deadlock(n):
+    inside = threading.Barrier(n, timeout=10)
+
+    def read_the_next(k):
+        def read(x):
+            if not visited[k]:
+                visited[k] = True
+                inside.wait()
+                return x + caches[(k + 1) % n][5 - x]  # which is in the other's batch
+            return x
+
+        return read
+
+    visited = [False] * n
+    shards = smap(list, [[0, 1, 2], [3, 4, 5]])
+    caches = [add_cache(smap(read_the_next(k), unbatch(shards, 3)), 10) for k in range(n)]
+    results = run_all(*[lambda k=k: caches[k].__getitems__([0, 1, 2, 3, 4, 5]) for k in range(n)])
+    assert all(result[1:] == [1, 2, 3, 4, 5] for result in results)
+    assert all(view.cache_info().currsize == 6 for view in caches)
+
+
+def test_a_thread_that_computes_waits_for_others_where_it_can():
+    computing, go_on = threading.Event(), threading.Event()
+    slow, calls = noting(lambda x: computing.set() or go_on.wait(10) and x)
+    shards = add_cache(smap(slow, range(3)), 3)
+    items = add_cache(smap(lambda i: shards[i // 10] + i, range(30)), 30)
+
+    def late(i):
+        computing.wait(10)
+        threading.Timer(0.05, go_on.set).start()
+        return items[i]
+
+    assert run_all(lambda: items[3], *[lambda i=i: late(i) for i in range(8)]) == [3, *range(8)]
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("read", [lambda view: view.__getitems__(range(12)), list, lambda view: view[0]])
+def test_workers_that_read_the_cache_of_their_reader_do_not_deadlock(read):
+    p = prefetch(smap(lambda i: i if i == 0 else view[i - 1] + 1, range(12)), 2)
+    view = add_cache(p, 12)
+    assert run_all(lambda: read(view)) in ([list(range(12))], [0])
+    p.close()
+
+
+def test_workers_of_one_prefetch_compute_an_item_once():
+    slow, calls = noting(lambda x: time.sleep(0.2) or x)
+    view = add_cache(smap(slow, range(3)), 3)
+    with prefetch(smap(lambda i: view[i // 8], range(8)), 4, max_buffered=8) as p:
+        assert list(p) == [0] * 8
+    assert calls == [0]
 
 
 def test_an_item_that_reads_itself():
@@ -310,6 +372,43 @@ def test_an_assignment_during_a_computation_leaves_no_stale_value():
 
     assert run_all(lambda: view[0], assign) == [1, "new"]
     assert view[0] == "new"
+
+
+@pytest.mark.parametrize("cache", [None, {}])
+def test_an_assignment_leaves_the_flights_of_other_items(cache):
+    computing, go_on = threading.Event(), threading.Event()
+
+    class Source(list):
+        def __getitem__(self, i):
+            reads.append(i)
+            computing.set()
+            go_on.wait(10)
+            return super().__getitem__(i)
+
+    reads, source = [], Source([1, 2, 3])
+    view = add_cache(source, 3, cache)
+
+    def assign_another():
+        computing.wait(10)
+        view[1] = "new"
+        threading.Timer(0.05, go_on.set).start()
+        return view[0]
+
+    assert run_all(lambda: view[0], assign_another) == [1, 1]
+    assert reads == [0] and view.cache_info()[:2] == (1, 1) and view[0] == 1 and reads == [0]
+
+
+def test_what_is_computed_during_an_assignment_is_not_kept():
+    class Source(list):
+        def __setitem__(self, i, value):
+            seen.append(view[i])
+            seen.append(view[i])
+            super().__setitem__(i, value)
+
+    seen, source = [], Source([1, 2])
+    view = add_cache(source, 2)
+    view[0] = "new"
+    assert seen == [1, 1] and view[0] == "new"
 
 
 def test_many_threads_over_a_small_cache():
@@ -459,6 +558,28 @@ def test_a_sizeof_that_fails_is_the_items_error(wrong, text):
         assert text in str(caught.value.__cause__)
 
 
+def test_sizes_of_what_holds_other_objects():
+    import dataclasses
+
+    @dataclasses.dataclass
+    class Sample:
+        image: bytes
+        label: int
+
+    Pair = collections.namedtuple("Pair", ["left", "right"])
+    image = b"x" * 5000
+    for held in (Pair(image, 1), Sample(image, 1), {image}, frozenset([image]), {1: image}, collections.UserList):
+        assert (default_sizeof(held) > 5000) == (held is not collections.UserList)
+    assert 10_000 > default_sizeof([image, image]) > 5000
+    ring = [image]
+    ring.append(ring)
+    assert 6000 > default_sizeof(ring) > 5000
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    assert default_sizeof(deep) > 100_000 * sys.getsizeof([])
+
+
 def test_clearing():
     f, calls = noting()
     view = add_cache(smap(f, range(5)), 3, max_bytes=10**6)
@@ -545,6 +666,113 @@ def test_the_error_of_a_mapping_names_the_item(fails):
     assert str(caught.value.__cause__) == "no space left"
 
 
+@pytest.mark.parametrize("drop", [lambda kept: kept.__delitem__(min(kept)), dict.popitem, dict.clear])
+def test_a_mapping_that_drops_values_by_itself(drop):
+    class Small(dict):
+        def __setitem__(self, key, value):
+            super().__setitem__(key, value)
+            while len(self) > 5:
+                drop(self)
+
+    view = add_cache(range(2000), cache=Small(), max_bytes=10**6, sizeof=lambda x: 10)
+    assert list(view) == list(range(2000)) == list(view)
+    assert view.cache_info().currbytes <= 10 * (2 * 5 + 17)
+
+
+def test_a_large_mapping_is_trimmed_in_linear_time():
+    def seconds(n):
+        view = add_cache(range(n), 10, dict.fromkeys(range(n), 0))
+        start = time.perf_counter()
+        assert view[0] == 0 and [view[i] for i in range(-5, 0)] == [0] * 5  # these are used
+        add_cache(range(n), 10, view.cache)
+        view.cache.clear()
+        view.cache.update(dict.fromkeys(range(1, n), 0))
+        assert view[0] == 0 and len(view.cache) == 10
+        return time.perf_counter() - start
+
+    assert min(seconds(200_000) for _ in range(3)) < 60 * min(seconds(10_000) for _ in range(3))
+
+
+def test_others_use_a_mapping_while_it_is_trimmed():
+    class Slow(dict):
+        def __delitem__(self, key):
+            time.sleep(1e-5)
+            super().__delitem__(key)
+
+    mapping = Slow.fromkeys(range(1, 12_000), 0)
+    view = add_cache(range(12_000), 9, mapping)
+    reads = []
+
+    def read_meanwhile():
+        while len(mapping) == 11_999:
+            time.sleep(0.001)
+        while len(mapping) > 10:
+            assert view[11_999] == 0
+            reads.append(len(mapping))
+            time.sleep(0.001)
+
+    assert run_all(lambda: view[0], read_meanwhile, seconds=60) == [0, None]
+    assert len([n for n in reads if n > 10]) >= 3
+
+
+def test_a_mapping_whose_values_cannot_be_dropped():
+    class Stubborn(dict):
+        def __delitem__(self, key):
+            raise OSError("read-only")
+
+        def pop(self, *_):
+            raise AssertionError("it would read the value")
+
+    mapping = Stubborn()
+    view = add_cache(range(9), 2, mapping)
+    assert [view[0], view[1]] == [0, 1]
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match="failed to evaluate item 2 of cache") as caught:
+            add_cache(range(9), 2, Stubborn({0: 0, 1: 1}))[2]
+        assert str(caught.value.__cause__) == "read-only"
+    assert view[1] == 1 and view[0] == 0
+
+
+@pytest.mark.parametrize("cache", [None, {}])
+def test_a_cache_that_nobody_knows_dies_at_once(cache):
+    view = add_cache(smap(operator.neg, range(3)), 3, cache, max_bytes=10**6)
+    assert list(view) == view.__getitems__([0, 1, 2]) == [0, -1, -2]
+    known = weakref.ref(view)
+    gc.disable()
+    try:
+        del view
+        assert known() is None
+    finally:
+        gc.enable()
+
+
+def test_the_end_of_an_unknown_length_is_no_miss():
+    class Five:
+        def __getitem__(self, i):
+            if i >= 5:
+                raise IndexError(i)
+            return i
+
+    view = add_cache(Five(), 9)
+    assert list(view) == list(range(5)) and view.cache_info()[:2] == (0, 5)
+    with pytest.raises(IndexError):
+        view[7]
+    assert view.cache_info()[:2] == (0, 5)
+
+
+def test_iteration_of_what_is_kept_in_part_goes_on_with_its_prefetch():
+    noted, calls = noting()
+    with prefetch(smap(noted, range(600)), 2, max_buffered=20) as p:
+        view = add_cache(p, 600)
+        assert [view[i] for i in range(0, 600, 3)] == list(range(0, 600, 3))
+        p[500]
+        time.sleep(0.05)
+        calls.clear()
+        assert list(view) == list(range(600))
+        time.sleep(0.05)
+    assert len(calls) < 700
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize("cache", [None, {}])
@@ -574,6 +802,64 @@ def test_a_child_that_is_forked_during_a_computation_computes_itself(cache):
     release.set()
     thread.join()
     assert ended == (child, 0)
+
+
+@pytest.mark.parametrize("read_while_used", ["__getitem__", "__setitem__", "__delitem__"])
+def test_a_mapping_that_reads_its_cache(read_while_used):
+    """Whoever uses the mapping does not wait for who wants to use it."""
+    computing, waiting = threading.Event(), threading.Event()
+
+    class Reading(dict):
+        pass
+
+    def use_and_read(self, key, *value):
+        if key == 1 and computing.is_set() and not waiting.is_set():
+            waiting.set()
+            self.read = view[2]
+        return getattr(dict, read_while_used)(self, key, *value)
+
+    setattr(Reading, read_while_used, use_and_read)
+
+    def slow(x):
+        if x == 2 and not computing.is_set():
+            computing.set()
+            waiting.wait(10)
+            time.sleep(0.05)
+        return x
+
+    mapping = Reading()
+    view = add_cache(smap(slow, range(5)), 2, mapping)
+
+    def late():
+        dict.update(mapping, {1: 1} if read_while_used == "__getitem__" else {})
+        if read_while_used == "__delitem__":
+            assert [view[1], view[0]] == [1, 0]
+        computing.wait(10)
+        return [view[1], view[3], view[4]]
+
+    assert run_all(lambda: view[2], late) == [2, [1, 3, 4]]
+    assert waiting.is_set() and mapping.read == 2
+
+
+@pytest.mark.parametrize("cache", [None, {2: 2}])
+def test_a_sizeof_that_reads_its_cache(cache):
+    computing, measuring = threading.Event(), threading.Event()
+
+    def slow(x):
+        if x == 1:
+            computing.set()
+            measuring.wait(10)
+        return x
+
+    def size(x):
+        if x == 2:
+            measuring.set()
+            assert view[1] == 1
+        return 1
+
+    view = add_cache(smap(slow, range(5)), None, cache, max_bytes=10, sizeof=size)
+    assert run_all(lambda: view[1], lambda: computing.wait(10) and view[2]) == [1, 2]
+    assert view.cache_info().currbytes == 2
 
 
 # ---- What a reviewer found ------------------------------------------------------------------------------------------

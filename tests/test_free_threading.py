@@ -24,6 +24,7 @@ from lazyseq import (
     concatenate,
     cycle,
     gather,
+    guard,
     interleave,
     repeat,
     smap,
@@ -309,6 +310,66 @@ def test_what_a_cache_keeps_is_computed_once(kept):
     assert [len(each) for each in calls] == [1] * N
     for own in found:
         assert all(value is view[i] for i, value in own.items())
+
+
+@pytest.mark.parametrize("kept", ["memory", "dict"])
+def test_counts_of_batches_and_of_items(kept):
+    computed = [[] for _ in range(THREADS)]
+
+    def note(i):
+        computed[seeds[threading.get_ident()]].append(i)
+        return i
+
+    seeds = {}
+    view = add_cache(smap(note, unbatch(smap(list, [range(k, k + 5) for k in range(0, N, 5)]), 5)), N // 4,
+                     {} if kept == "dict" else None)  # fmt: skip
+
+    def read(seed):
+        seeds[threading.get_ident()] = seed
+        draw = random.Random(seed)
+        for _ in range(300):
+            indices = [draw.randrange(N) for _ in range(8)]
+            assert view.__getitems__(indices) == indices and view[indices[0]] == indices[0]
+            assert view.cache_info().currsize <= N // 4
+
+    side_by_side(*[lambda seed=seed: read(seed) for seed in range(THREADS)])
+    info = view.cache_info()
+    assert info.misses == sum(map(len, computed)) and info.currsize == N // 4
+    assert 2400 * THREADS * 0.8 < info.hits + info.misses <= 2700 * THREADS  # a batch asks once for what it has twice
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_caches_that_read_each_other(n):
+    def item(k, i):
+        return i if i < n else caches[(k + 1) % n][i - 1] + caches[(k + n - 1) % n][i - 2] - i + 3
+
+    caches = [add_cache(smap(lambda i, k=k: item(k, i), range(20)), 20) for k in range(n)]
+    expected = [[item(k, i) for i in range(20)] for k in range(n)]
+    for _ in range(40):
+        for view in caches:
+            view.cache_clear()
+        reads = [lambda k=k: list(caches[k % n]) for k in range(THREADS)]
+        assert side_by_side(*reads) == [expected[k % n] for k in range(THREADS)]
+
+
+def test_failures_while_items_fail():
+    def fail(i):
+        if i % 3 == 0:
+            raise OSError(i)
+        return i
+
+    view = guard(smap(fail, range(300)), default=-1, budget=100)
+
+    def read():
+        for _ in range(10):
+            assert list(view) == [-1 if i % 3 == 0 else i for i in range(300)]
+
+    def look():
+        for _ in range(300):
+            assert all(i % 3 == 0 and error.args == (i,) for i, error in view.failures)
+
+    side_by_side(read, read, read, look, look)
+    assert len(view.failures) == 100
 
 
 @pytest.mark.parametrize("kept", ["memory", "dict"])

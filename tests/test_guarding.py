@@ -146,12 +146,50 @@ def test_a_closed_prefetch_is_no_failure():
         guard(p, default=0, retries=3)[1]
 
 
+@pytest.mark.parametrize("mode", ["wrap", "passthrough"])
+def test_what_fails_for_all_items_is_let_through(mode):
+    seterr(mode)
+    try:
+        p = prefetch(range(9), 1)
+        p.close()
+        for source in (p, smap(str, p), smap(lambda i: p[i], range(9))):
+            view = guard(source, default=0, retries=3)
+            for read in (lambda view=view: view[1], lambda view=view: list(view)):
+                with pytest.raises((ValueError, EvaluationError)) as caught:
+                    read()
+                assert "prefetch is closed" in str(caught.value.__cause__ or caught.value) and view.failures == []
+        view = guard(prefetch(range(9), 1, start_hook=lambda: 1 // 0), default=0)
+        with pytest.raises(EvaluationError) as caught:
+            view[1]
+        assert "start_hook failed" in f"{caught.value}, {caught.value.__cause__}" and view.failures == []
+    finally:
+        seterr("wrap")
+
+
+@pytest.mark.parametrize("mode", ["wrap", "passthrough"])
+@pytest.mark.parametrize("error", [IndexError, StopIteration])
+def test_what_a_function_raises_is_the_same_error_in_both_modes(mode, error):
+    class Five:
+        def __getitem__(self, i):
+            if i >= 5:
+                raise IndexError(i)
+            return i
+
+    seterr(mode)
+    try:
+        view = guard(smap(Flaky([1], error=error), Five()), default=-1, errors=error)
+        assert list(view) == [0, -1, 2, 3, 4]
+        assert [(i, type(each), str(each)) for i, each in view.failures] == [(1, error, "bad 1")]
+        with pytest.raises((EvaluationError, RuntimeError)):
+            guard(smap(Flaky([1], error=error), Five()), default=-1, errors=OSError)[1]
+    finally:
+        seterr("wrap")
+
+
 def test_a_number_of_failures_is_allowed():
     view = guard(smap(Flaky([1, 2, 4]), range(9)), default=-1, budget=2)
     assert [view[i] for i in range(4)] == [0, -1, -1, 3]
-    with pytest.raises(
-        TooManyFailures, match="3 of 5 reads failed, and 2 may: 1: OSError: bad 1; 2: OSError"
-    ) as caught:
+    with pytest.raises(TooManyFailures, match="3 items failed, and 2 may: 1: OSError: bad 1; 2: OSError") as caught:
         view[4]
     assert [i for i, _ in caught.value.failures] == [1, 2, 4] and caught.value.index == 4
     with pytest.raises(TooManyFailures):
@@ -167,6 +205,57 @@ def test_a_fraction_of_failures_is_allowed():
     assert [x for x in view if x == -1] == [-1] * 10
     with pytest.raises(TooManyFailures, match="2 of 2 reads failed, and 0.1 of them and one may"):
         list(guard(smap(Flaky([0, 1]), range(100)), default=-1, budget=0.1))
+
+
+def test_an_item_counts_once_for_the_budget_however_often_it_is_read():
+    view = guard(smap(Flaky([1, 2, 7]), range(9)), default=-1, budget=3)
+    for _ in range(3):
+        assert list(view) == [0, -1, -1, 3, 4, 5, 6, -1, 8]
+    assert len(view.failures) == 3
+    view = guard(smap(Flaky([1, 2, 7]), range(9)), default=-1, budget=0.4)
+    for _ in range(3):
+        assert list(view).count(-1) == 3
+
+
+def test_what_was_assigned_to_has_not_failed():
+    source = ["0", "a", "b", "3"]
+    numbers = smap(float, source)
+
+    class Settable:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, i):
+            return numbers[i]
+
+        def __setitem__(self, i, value):
+            source[i] = value
+
+    view = guard(Settable(), on_error="neighbour", budget=2)
+    assert list(view) == [0.0, 0.0, 3.0, 3.0] and [i for i, _ in view.failures] == [1, 2]
+    view[2] = "2"
+    assert [i for i, _ in view.failures] == [1] and view[1] == 2.0
+    source[3] = "c"
+    assert view[3] == 2.0  # the second that fails
+
+
+def test_the_text_of_too_many_failures_is_short():
+    class Silent(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+        def __reduce__(self):
+            raise TypeError("no copy")
+
+    def fail(x):
+        raise Silent if x % 2 else ValueError("long " * 100_000)
+
+    view = guard(smap(fail, range(40)), default=0, budget=20)
+    with pytest.raises(TooManyFailures) as caught:
+        list(view)
+    text = str(caught.value)
+    assert 1000 < len(text) < 3000 and "0: ValueError: long long" in text and "and 11 more" in text
+    assert "1: RuntimeError: Silent, whose text cannot be had" in text and len(caught.value.failures) == 21
 
 
 def test_a_guard_of_guards_and_over_batches():

@@ -15,6 +15,7 @@ it says otherwise; where it stands is an atomic number. They never wait for each
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject, PyObject_SetItem
@@ -27,14 +28,13 @@ from collections.abc import Mapping, Sequence, Set
 from copy import copy as copied
 from itertools import islice
 from operator import index as as_index
-from os import getpid
 from sys import _getframe
-from threading import RLock
+from threading import RLock, current_thread, enumerate as all_threads
 from time import perf_counter, sleep
 from types import GenericAlias
-from _thread import allocate_lock, get_ident
 
 import numpy
+import os
 
 from .errors import EvaluationError, TooManyFailures, seterr
 
@@ -53,6 +53,17 @@ cdef extern from "Python.h":
     void PyException_SetCause(object, PyObject *stolen)
     PyObject *PyErr_Occurred()
     PyObject *PyIter_Next(PyObject *)
+    ctypedef void *PyThread_type_lock
+    ctypedef long long PY_TIMEOUT_T
+    enum:
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    unsigned long PyThread_get_thread_ident()
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock)
+    int PyThread_acquire_lock(PyThread_type_lock, int wait)
+    int PyThread_acquire_lock_timed(PyThread_type_lock, PY_TIMEOUT_T us, int interruptible) nogil
+    void PyThread_release_lock(PyThread_type_lock)
     void Py_INCREF(object)
     PyObject *lent_item "PyList_GET_ITEM" (PyObject *, Py_ssize_t)
     Py_ssize_t list_size "PyList_GET_SIZE" (PyObject *)
@@ -115,8 +126,11 @@ cdef extern from *:
     #endif
     /* About how many views' worth of C stack this thread's unfinished calls of enter() stand for. */
     static lzs_thread_local int nesting = 0;
+    /* How many locks of mappings, see MappingStore, this thread holds. */
+    static lzs_thread_local int holding = 0;
     """
     int nesting
+    int holding
 
 cdef extern from *:
     """
@@ -125,7 +139,7 @@ cdef extern from *:
     #include <stdatomic.h>
     #define FREE_THREADED 1
     typedef _Atomic Py_ssize_t lzs_number;
-    #define lzs_take(number) atomic_fetch_add_explicit(number, 1, memory_order_relaxed)
+    #define lzs_add(number, n) atomic_fetch_add_explicit(number, n, memory_order_relaxed)
     #define lzs_begin(flag) (!atomic_exchange_explicit(flag, 1, memory_order_acquire))
     #define lzs_end(flag) atomic_store_explicit(flag, 0, memory_order_release)
     typedef PyCriticalSection lzs_section;
@@ -134,17 +148,19 @@ cdef extern from *:
     #else
     #define FREE_THREADED 0
     typedef Py_ssize_t lzs_number;
-    #define lzs_take(number) ((*(number))++)
+    #define lzs_add(number, n) ((*(number)) += (n), *(number) - (n))
     #define lzs_begin(flag) (*(flag) ? 0 : (*(flag) = 1))
     #define lzs_end(flag) ((void)(*(flag) = 0))
     typedef char lzs_section;
     #define lzs_lock(section, object) ((void)(section))
     #define lzs_unlock(section) ((void)(section))
     #endif
+    #define lzs_take(number) lzs_add(number, 1)
     """
     const bint FREE_THREADED
     ctypedef Py_ssize_t lzs_number
     Py_ssize_t lzs_take(lzs_number *) noexcept  # its value, which becomes one more
+    Py_ssize_t lzs_add(lzs_number *, Py_ssize_t n) noexcept  # the same, n more
     bint lzs_begin(lzs_number *flag) noexcept  # whether the flag was down; it is up then, until lzs_end
     void lzs_end(lzs_number *flag) noexcept
 
@@ -160,6 +176,9 @@ cdef enum:
     MAX_NESTING = 5000
     MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
     MOST_SHOWN = 10  # failures that an error tells
+    MOST_TEXT = 200  # characters of each
+    MOST_DROPPED = 1000  # values of a mapping, before another thread may use it
+    STALEMATE_US = 20_000  # how long a worker of a prefetch waits for a thread that may be its reader
 
 cdef Py_ssize_t ENDED = -PY_SSIZE_T_MAX  # where an iterator stands at its end: so low that no count reaches 0
 
@@ -2924,23 +2943,162 @@ cdef class MonitorIterator(CursorIterator):
 
 CacheInfo = namedtuple("CacheInfo", ["hits", "misses", "maxsize", "currsize", "max_bytes", "currbytes"])
 
+cdef int forks = 0  # how often this process is a forked child; changed while it has one thread
+
+
+def _note_fork():
+    """In a child, nobody goes on with what its parent was computing, and new threads get the old ones' numbers."""
+    global forks
+    forks += 1
+    waits.flights.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
+
+
+@cython.final
+@cython.no_gc  # nothing refers to it but those who compute and wait
+cdef class Flight:
+    """A computation that others may wait for: of one key or, in a batch, of many.
+
+    Threads: `value` and `values` are written by the thread that computes before it releases `over`, and read after
+    acquiring it. `over` is made by the first who waits and looked at by the computing thread, both in the critical
+    section of the store where the flight is found, and leaves. `owner` never changes.
+    """
+    cdef unsigned long owner  # the thread that computes
+    cdef PyThread_type_lock over  # held until the computation has ended; NULL while nobody waits for that
+    cdef object value  # MISSING until it has succeeded
+    cdef dict values  # of a batch, by key
+    cdef lzs_number ended
+    cdef lzs_number doubted  # a worker has waited in vain
+
+    def __cinit__(self):
+        self.owner, self.over, self.value = PyThread_get_thread_ident(), NULL, MISSING
+
+    def __dealloc__(self):
+        if self.over != NULL:
+            PyThread_free_lock(self.over)
+
+    cdef int prepare_to_wait(self) except -1:
+        """Have a lock to wait for: in the section of the store, so it is none that the collector may come by for."""
+        if self.over == NULL:
+            self.over = PyThread_allocate_lock()
+            if self.over == NULL:
+                raise MemoryError
+            PyThread_acquire_lock(self.over, 0)
+        return 0
+
+    cdef object result(self, object key):
+        """What came of it for the key, or MISSING."""
+        return self.value if self.values is None else self.values.get(key, MISSING)
+
+    cdef bint is_awaited(self, unsigned long thread) except -1:
+        """Wait until it has ended, as that thread; False if that would or could be for ever: see Cache."""
+        cdef bint patient
+        if holding:
+            return False
+        patient = not self.may_wait_for_workers()
+        if (self.doubted and not patient) or not waits.begin(thread, self):
+            return False
+        try:
+            if self.acquire(-1 if patient else STALEMATE_US):
+                return True
+        finally:
+            waits.end(thread)
+        lzs_begin(&self.doubted)
+        return False
+
+    cdef bint may_wait_for_workers(self) except -1:
+        """Whether this thread is a prefetch's worker, and the owner not one of the same: so it may be its reader."""
+        crew = getattr(current_thread(), "crew", None)
+        if crew is None:
+            return False
+        for thread in all_threads():
+            if thread.ident == self.owner:
+                return getattr(thread, "crew", None) != crew
+        return True
+
+    cdef bint acquire(self, PY_TIMEOUT_T us) except -1:
+        """Whether it has ended, waiting for so long; for -1, until then."""
+        cdef int status
+        while True:
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.over, us, 1)
+            if status == PY_LOCK_ACQUIRED:
+                PyThread_release_lock(self.over)
+                return True
+            if status != PY_LOCK_INTR:
+                return False
+            PyErr_CheckSignals()
+
+
+@cython.final
+cdef class Waits:
+    """Which flight each thread waits for, in all caches: so that none waits for who waits for it.
+
+    Threads: `flights` is used in critical sections that run no code of the user's.
+    """
+    cdef dict flights  # thread -> Flight
+
+    def __init__(self):
+        self.flights = {}
+
+    cdef bint begin(self, unsigned long thread, Flight flight) except -1:
+        """Note that the thread is to wait for the flight; False if the owner waits for it, directly or not."""
+        cdef Flight each = flight
+        with cython.critical_section(self):
+            # Who waits for what has ended is about to go on, whatever stands here.
+            while each is not None and not each.ended and each.owner != thread:
+                each = self.flights.get(each.owner)
+            if each is None or each.ended:
+                self.flights[thread] = flight
+                return True
+        return False
+
+    cdef int end(self, unsigned long thread) except -1:
+        with cython.critical_section(self):
+            self.flights.pop(thread, None)  # a fork may have emptied it
+        return 0
+
+
+cdef Waits waits = Waits()
+
+
+cdef Py_ssize_t measured(object item_size, object value) except -1:
+    """The size of a value in bytes; 0 where that does not matter."""
+    if item_size is None:
+        return 0
+    bytes = as_index(item_size(value))
+    if bytes < 0:
+        raise ValueError(f"sizeof must return 0 or more, got {bytes}")
+    return min(bytes, PY_SSIZE_T_MAX // 4)
+
 
 cdef class Store:
     """Where a cache keeps what it has computed: at most `limit` values of `max_bytes` together (-1: any number).
 
-    Threads: all fields change within one guard, each class's own. `begun` and `done` count assignments to the source.
-    The first changes together with the key's removal, and `put` looks at it: while there is an assignment, the source
-    alone has the value, and nothing is kept that was computed meanwhile. So nobody reads an old value after a new one.
+    A value is kept if its flight is still the one of its key. An assignment to the key removes it, and while there
+    is one, the source alone has the value, and no flight begins; so nobody reads an old value after a new one.
+
+    Threads: `flights` and `assigned` change in critical sections that run no code of the user's, and so are atomic
+    under a GIL as well; the other fields within each class's own guard.
     """
     cdef Py_ssize_t limit, max_bytes, bytes
-    cdef lzs_number begun, done, hits, misses
+    cdef dict flights  # key -> the computation to wait for
+    cdef dict assigned  # key -> how many assignments to it have begun and not ended
+    cdef lzs_number hits, misses
+    cdef int forks  # in which process the flights began
+
+    def __cinit__(self, *args):
+        self.flights, self.assigned, self.forks = {}, {}, forks
 
     cdef object lookup(self, object key):
         """The value, or MISSING."""
         raise NotImplementedError
 
-    cdef int put(self, object key, object value, Py_ssize_t bytes, Py_ssize_t done) except -1:
-        """Keep the value, unless another assignment has begun since so many were done, or it is too large."""
+    cdef int put(self, object key, object value, Py_ssize_t bytes, Flight flight) except -1:
+        """Keep the value that the flight brings, unless the flight was removed, or it is too large."""
         raise NotImplementedError
 
     cdef int begin_assignment(self, object key) except -1:
@@ -2951,12 +3109,80 @@ cdef class Store:
         """Forget everything, also what is being computed, and the counts."""
         raise NotImplementedError
 
-    cdef Py_ssize_t count(self) except -1:
-        """How many values are kept."""
+    cdef tuple info(self):
+        """Hits, misses, how many values are kept, and their bytes."""
         raise NotImplementedError
 
     cdef inline bint keeps_none_of(self, Py_ssize_t bytes) noexcept:
         return self.limit == 0 or 0 <= self.max_bytes < bytes
+
+    @cython.final
+    cdef Flight board(self, object key, Flight mine, bint alone):
+        """The flight of another thread to wait for, or of this one; else `mine`, in any case if it is to go alone."""
+        cdef Flight flight
+        if self.forks != forks:
+            self.forget_flights()
+        with cython.critical_section(self):
+            flight = self.flights.get(key)
+            if flight is None or alone:
+                flight = mine
+                if not self.assigned or key not in self.assigned:
+                    self.flights[key] = mine
+            else:
+                flight.prepare_to_wait()
+        return flight
+
+    @cython.final
+    cdef list board_all(self, list keys, Flight mine):
+        """Those of the keys that have no flight yet: they have this one now."""
+        cdef list boarded = []
+        if self.forks != forks:
+            self.forget_flights()
+        with cython.critical_section(self):
+            for key in keys:
+                if key not in self.flights and key not in self.assigned:
+                    self.flights[key] = mine
+                    boarded.append(key)
+        return boarded
+
+    @cython.final
+    cdef int land(self, object key, list keys, Flight mine) except -1:
+        """The flight of the key, or of these, has ended."""
+        cdef PyThread_type_lock over
+        with cython.critical_section(self):
+            if keys is None:
+                if self.flights.get(key) is mine:
+                    del self.flights[key]
+            else:
+                for key in keys:
+                    if self.flights.get(key) is mine:
+                        del self.flights[key]
+            over = mine.over  # nobody can find the flight any more who would make one
+            lzs_begin(&mine.ended)
+        if over != NULL:
+            PyThread_release_lock(over)
+        return 0
+
+    @cython.final
+    cdef int forget_flights(self) except -1:
+        with cython.critical_section(self):
+            self.flights, self.assigned, self.forks = {}, {}, forks
+        return 0
+
+    @cython.final
+    cdef int cancel(self, object key) except -1:
+        """In a critical section: an assignment to the key begins."""
+        self.flights.pop(key, None)  # its thread still knows it
+        self.assigned[key] = self.assigned.get(key, 0) + 1
+        return 0
+
+    @cython.final
+    cdef int end_assignment(self, object key) except -1:
+        with cython.critical_section(self):
+            count = self.assigned.pop(key, 1)  # a fork may have emptied it
+            if count > 1:
+                self.assigned[key] = count - 1
+        return 0
 
 
 cdef struct Link:
@@ -3016,14 +3242,17 @@ cdef class RecentStore(Store):
                 value = self.values[slot]
                 self.unlink(slot)
                 self.link_newest(slot)
-                self.hits += 1
+                lzs_take(&self.hits)
         return value
 
-    cdef int put(self, object key, object value, Py_ssize_t bytes, Py_ssize_t done) except -1:
-        cdef list _dead = []  # what is dropped dies at the end of the function, outside the section
+    cdef int put(self, object key, object value, Py_ssize_t bytes, Flight flight) except -1:
+        cdef list _dead = None  # what is dropped dies at the end of the function, outside the section
         cdef Py_ssize_t slot
+        if self.keeps_none_of(bytes):
+            return 0
+        _dead = []
         with cython.critical_section(self):
-            if done == self.begun and not self.keeps_none_of(bytes):
+            if self.flights.get(key) is flight:
                 self.forget(key, _dead)
                 while len(self.slots) == self.limit or 0 <= self.max_bytes < self.bytes + bytes:
                     self.forget(self.keys[self.links[0].newer], _dead)
@@ -3057,7 +3286,7 @@ cdef class RecentStore(Store):
     cdef int begin_assignment(self, object key) except -1:
         cdef list _dead = []  # see put
         with cython.critical_section(self):
-            lzs_take(&self.begun)
+            self.cancel(key)
             self.forget(key, _dead)
         return 0
 
@@ -3065,18 +3294,20 @@ cdef class RecentStore(Store):
         cdef list keys = [None], values = [None], free = []  # see put
         cdef dict slots = {}
         with cython.critical_section(self):
-            lzs_take(&self.begun)
+            self.flights.clear()
             self.slots, slots = slots, self.slots
             self.keys, keys = keys, self.keys
             self.values, values = values, self.values
             self.free, free = free, self.free
             self.links[0].newer = self.links[0].older = 0
             self.bytes = self.hits = self.misses = 0
-            lzs_take(&self.done)
         return 0
 
-    cdef Py_ssize_t count(self) except -1:
-        return len(self.slots)
+    cdef tuple info(self):
+        cdef Py_ssize_t hits, misses, count, bytes
+        with cython.critical_section(self):
+            hits, misses, count, bytes = self.hits, self.misses, len(self.slots), self.bytes
+        return hits, misses, count, bytes
 
 
 @cython.final
@@ -3085,133 +3316,225 @@ cdef class MappingStore(Store):
 
     Beyond a limit, what the mapping held already and nobody used goes first, then what was used longest ago. What it
     held counts for the bytes from its first use on: to measure all of it would be to read all of it.
+
+    Threads: the lock guards everything but the flights. Who holds it never waits for a flight, whose owner may want
+    it; it is reentrant, for a mapping that reads the cache.
     """
     cdef object mapping
-    cdef object used  # key -> bytes, the one used last at the end
-    cdef object measure  # a function of key and value
+    cdef object item_size  # a function of a value; None where there is no max_bytes
+    cdef object used  # key -> bytes, the one used last at the end; empty where nothing is bounded
+    cdef list unused  # keys that the mapping held already, the next to go at the end
+    cdef bint bounded
     cdef bint has_defaults  # it answers to keys that it does not hold, as a Counter does
-    cdef object lock  # guards everything; reentrant, for a mapping that reads the cache
-    cdef object process  # whose lock it is
+    cdef object lock
+    cdef int lock_forks  # whose lock it is
 
-    def __init__(self, mapping, Py_ssize_t limit, Py_ssize_t max_bytes, measure):
-        self.mapping, self.limit, self.max_bytes, self.measure = mapping, limit, max_bytes, measure
-        self.used, self.has_defaults = OrderedDict(), hasattr(type(mapping), "__missing__")
-        self.lock, self.process = RLock(), getpid()
+    def __init__(self, mapping, Py_ssize_t limit, Py_ssize_t max_bytes, item_size):
+        self.mapping, self.limit, self.max_bytes, self.item_size = mapping, limit, max_bytes, item_size
+        self.bounded = limit >= 0 or max_bytes >= 0
+        self.used, self.unused, self.has_defaults = OrderedDict(), [], hasattr(type(mapping), "__missing__")
+        self.lock, self.lock_forks = RLock(), forks
 
-    cdef object guard(self):
-        """The lock; a new one in a forked child, whose parent may have held it."""
-        if self.process != getpid():
-            self.lock, self.process = RLock(), getpid()
-        return self.lock
+    cdef object hold(self):
+        """Acquire the lock, and return it: release is to have it, for a fork may put another in its place."""
+        global holding
+        if self.lock_forks != forks:
+            self.lock, self.lock_forks = RLock(), forks  # the parent may have held it
+        lock = self.lock
+        lock.acquire()
+        holding += 1
+        return lock
 
-    cdef object lookup(self, object key):
-        with self.guard():
-            try:
-                if self.has_defaults and key not in self.mapping:
-                    return MISSING
-                value = self.mapping[key]
-            except KeyError:
-                self.bytes -= self.used.pop(key, 0)
-                return MISSING
-            if key not in self.used:
-                bytes = self.measure(key, value)
-                while self.used and 0 <= self.max_bytes < self.bytes + bytes:
-                    self.drop_oldest(key)
-                self.used[key] = bytes
-                self.bytes += bytes
-            self.used.move_to_end(key)
-            self.hits += 1
-            return value
-
-    cdef int put(self, object key, object value, Py_ssize_t bytes, Py_ssize_t done) except -1:
-        with self.guard():
-            if done != self.begun or self.keeps_none_of(bytes):
-                return 0
-            self.bytes -= self.used.pop(key, 0)
-            self.mapping[key] = value
-            while 0 <= self.limit < len(self.mapping) or 0 <= self.max_bytes < self.bytes + bytes:
-                self.drop_oldest(key)
-            self.used[key] = bytes
-            self.bytes += bytes
+    cdef int release(self, lock) except -1:
+        global holding
+        holding -= 1
+        lock.release()
         return 0
 
-    cdef int drop_oldest(self, object new) except -1:
-        """Make room for the new key."""
-        if 0 <= self.limit < len(self.mapping) and len(self.mapping) > len(self.used) + 1:
-            for key in self.mapping:
-                if key != new and key not in self.used:
-                    self.mapping.pop(key, None)
-                    return 0
-        key, bytes = self.used.popitem(last=False)
-        self.bytes -= bytes
-        self.mapping.pop(key, None)
+    cdef object lookup(self, object key):
+        cdef bint known = not self.bounded
+        lock = self.hold()
+        try:
+            if self.has_defaults and key not in self.mapping:
+                return MISSING
+            value = self.mapping[key]
+            if key in self.used:
+                self.used.move_to_end(key)
+                known = True
+        except KeyError:
+            self.forget(key)
+            return MISSING
+        finally:
+            self.release(lock)
+        if not known:
+            self.note(key, measured(self.item_size, value))
+        lzs_take(&self.hits)
+        return value
+
+    cdef int note(self, object key, Py_ssize_t bytes) except -1:
+        """What the mapping held already is used for the first time."""
+        cdef bint more
+        lock = self.hold()
+        try:
+            if key in self.used or key not in self.mapping:
+                return 0
+            if self.keeps_none_of(bytes):
+                return self.delete(key)
+            self.used[key] = bytes
+            self.bytes += bytes
+            # If it held too many already, that can wait for the next that comes.
+            more = 0 <= self.max_bytes < self.bytes and self.trim()
+        finally:
+            self.release(lock)
+        return self.trim_on() if more else 0
+
+    cdef int put(self, object key, object value, Py_ssize_t bytes, Flight flight) except -1:
+        cdef bint stands, more
+        if self.keeps_none_of(bytes):
+            return 0
+        lock = self.hold()
+        try:
+            with cython.critical_section(self):
+                stands = self.flights.get(key) is flight
+            if not stands:
+                return 0
+            self.mapping[key] = value  # an assignment that begins meanwhile waits for the lock, and removes it
+            if not self.bounded:
+                return 0
+            self.forget(key)
+            self.used[key] = bytes
+            self.bytes += bytes
+            self.forget_what_is_gone()
+            more = self.trim()
+        finally:
+            self.release(lock)
+        return self.trim_on() if more else 0
+
+    cdef int forget(self, object key) except -1:
+        self.bytes -= self.used.pop(key, 0)
+        return 0
+
+    cdef int forget_what_is_gone(self) except -1:
+        """A mapping may drop values by itself: most drop the oldest, and of others not all need be known at once."""
+        cdef Py_ssize_t n = len(self.mapping)
+        while len(self.used) > n:
+            key = next(iter(self.used))
+            if key in self.mapping:
+                break
+            self.forget(key)
+        if len(self.used) > 2 * n + 16:
+            for key in [key for key in self.used if key not in self.mapping]:
+                self.forget(key)
+        return 0
+
+    cdef int trim_on(self) except -1:
+        """Drop the rest of what is too much, and let others use a large mapping meanwhile."""
+        cdef bint more = True
+        while more:
+            sleep(0)  # or who waits would not be there in time
+            lock = self.hold()
+            try:
+                more = self.trim()
+            finally:
+                self.release(lock)
+        return 0
+
+    cdef bint trim(self) except -1:
+        """Drop what is too much, but not very many; whether there are more."""
+        for _ in range(MOST_DROPPED):
+            if not (self.is_too_much() and self.drop_oldest()):
+                return False
+        return True
+
+    cdef bint is_too_much(self) except -1:
+        return 0 <= self.limit < len(self.mapping) or 0 <= self.max_bytes < self.bytes
+
+    cdef bint drop_oldest(self) except -1:
+        """False if there is nothing to drop."""
+        if 0 <= self.limit < len(self.mapping) and len(self.mapping) > len(self.used):
+            if not self.unused:
+                self.unused = [key for key in self.mapping if key not in self.used]
+                self.unused.reverse()
+            while self.unused:
+                key = self.unused.pop()
+                if key not in self.used:
+                    self.delete(key)
+                    return True
+        for key in self.used:
+            self.delete(key)
+            self.forget(key)
+            return True
+        return False
+
+    cdef int delete(self, object key) except -1:
+        try:
+            del self.mapping[key]  # pop would read the value
+        except KeyError:
+            pass
         return 0
 
     cdef int begin_assignment(self, object key) except -1:
-        with self.guard():
-            lzs_take(&self.begun)
+        with cython.critical_section(self):
+            self.cancel(key)
+        try:
+            lock = self.hold()
             try:
-                self.bytes -= self.used.pop(key, 0)
-                self.mapping.pop(key, None)
-            except BaseException:
-                lzs_take(&self.done)
-                raise
+                self.forget(key)
+                self.delete(key)
+            finally:
+                self.release(lock)
+        except BaseException:
+            self.end_assignment(key)
+            raise
         return 0
 
     cdef int clear(self) except -1:
-        with self.guard():
-            lzs_take(&self.begun)
+        with cython.critical_section(self):
+            self.flights.clear()
+        lock = self.hold()
+        try:
             self.used.clear()
+            self.unused.clear()
             self.bytes = self.hits = self.misses = 0
-            lzs_take(&self.done)
             self.mapping.clear()
+        finally:
+            self.release(lock)
         return 0
 
-    cdef Py_ssize_t count(self) except -1:
-        with self.guard():
-            return len(self.mapping)
-
-
-@cython.final
-cdef class Flight:
-    """One computation that others may wait for.
-
-    Threads: `value` is written by the thread that computes, before it releases `over`, and read after acquiring it.
-    """
-    cdef object over  # a lock, held until the computation has ended
-    cdef object value  # MISSING until it has succeeded
-    cdef Py_ssize_t done  # how many assignments were, when it began
-
-    def __init__(self):
-        self.over = allocate_lock()
-        self.over.acquire()
-        self.value = MISSING
+    cdef tuple info(self):
+        lock = self.hold()
+        try:
+            return self.hits, self.misses, len(self.mapping), self.bytes
+        finally:
+            self.release(lock)
 
 
 @cython.final
 cdef class Cache(Derived):
     """cache[i] = source[i], computed once while it is kept
 
-    One thread computes a key while the others that want it wait; other keys go on. A thread that is computing never
-    waits: two items that read each other's keys from two threads would wait for ever.
+    One thread computes a key while the others that want it wait; other keys go on. Who waits must not be waited for by
+    the thread that computes. So a thread computes itself
+    - where that thread waits for one of its own computations, of this cache or another, directly or not: see Waits;
+    - where it holds the lock of a mapping;
+    - after some time, where it is a worker of a prefetch whose reader that thread may be. Among the workers of one
+      prefetch nobody reads it, and all wait.
 
-    Threads: `flights` and `computing` change only in critical sections that run no code of the user's and so are
-    atomic under a GIL as well; nothing is held while an item is computed or a mapping of the user's is asked.
+    Threads: what changes is in the store, and nothing is held while an item is computed.
     """
     cdef readonly object cache_size, cache, max_bytes, item_size  # as add_cache was given them
     cdef Store store
-    cdef dict flights  # key -> Flight
-    cdef dict computing  # thread -> the keys that it computes, outermost first; None: a batch of them
-    cdef object process  # whose flights and threads they are
 
     def __init__(self, source, cache_size, cache, max_bytes, item_size):
         cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
         cdef Py_ssize_t most = -1 if max_bytes is None else min(max_bytes, PY_SSIZE_T_MAX)
         self.cache_size, self.cache, self.max_bytes, self.item_size = cache_size, cache, max_bytes, item_size
-        self.store = RecentStore(limit, most) if cache is None else MappingStore(cache, limit, most, self._measure)
+        if cache is None:
+            self.store = RecentStore(limit, most)
+        else:
+            self.store = MappingStore(cache, limit, most, None if max_bytes is None else item_size)
         self.adopt(source)
         self.shares = shares_of(source)
-        self.flights, self.computing, self.process = {}, {}, getpid()
 
     def cache_info(self):
         """Return how often items were found and computed, and what is kept.
@@ -3220,25 +3543,13 @@ cdef class Cache(Derived):
             CacheInfo: hits, misses, maxsize (cache_size), currsize (how many are kept), max_bytes, currbytes (None
             where there is no max_bytes).
         """
-        cdef Store store = self.store
-        bytes = None if self.max_bytes is None else store.bytes
-        return CacheInfo(store.hits, store.misses, self.cache_size, store.count(), self.max_bytes, bytes)
+        hits, misses, count, bytes = self.store.info()
+        return CacheInfo(hits, misses, self.cache_size, count, self.max_bytes,
+                         None if self.max_bytes is None else bytes)
 
     def cache_clear(self):
         """Forget all items, and the counts. What is being computed meanwhile is not kept."""
         self.store.clear()
-
-    def _measure(self, Py_ssize_t i, value):
-        """The item's size in bytes; 0 where that does not matter."""
-        if self.max_bytes is None:
-            return 0
-        try:
-            bytes = as_index(self.item_size(value))
-            if bytes < 0:
-                raise ValueError(f"sizeof must return 0 or more, got {bytes}")
-        except BaseException as error:
-            raise function_error(self, i, error)
-        return min(bytes, PY_SSIZE_T_MAX // 4)
 
     cdef object lookup(self, Py_ssize_t i):
         """The value if it is kept, or MISSING. A mapping of the user's may fail."""
@@ -3249,10 +3560,9 @@ cdef class Cache(Derived):
         except BaseException as error:
             raise function_error(self, i, error)
 
-    cdef int keep(self, Py_ssize_t i, object value, Py_ssize_t done) except -1:
-        cdef Py_ssize_t bytes = self._measure(i, value) if self.max_bytes is not None else 0
+    cdef int keep(self, Py_ssize_t i, object key, object value, Flight mine) except -1:
         try:
-            return self.store.put(i, value, bytes, done)
+            return self.store.put(key, value, 0 if self.max_bytes is None else measured(self.item_size, value), mine)
         except BaseException as error:
             raise function_error(self, i, error)
 
@@ -3261,77 +3571,66 @@ cdef class Cache(Derived):
         return value if value is not MISSING else self.miss(i, None)
 
     cdef object miss(self, Py_ssize_t i, Cursor cursor):
-        """Compute the item, or wait for the thread that does; a waiter whose computer failed computes itself."""
-        cdef object thread = get_ident(), key = i
-        cdef Flight flight, mine
-        cdef list keys, new_keys
+        """Compute the item, or wait for the thread that does; the waiters of one that fails compute all at once."""
+        cdef object key = i
+        cdef Flight flight, mine = Flight()
+        cdef bint alone = False
         while True:
-            mine, new_keys = Flight(), []  # made outside: allocating may run finalizers
-            self.look_for_a_fork()
-            with cython.critical_section(self):
-                keys = self.computing.get(thread)
-                flight = self.flight_of(key)
-                mine.done = self.store.done
-                if keys is None and flight is None:
-                    self.computing[thread] = keys = new_keys
-                    self.flights[key] = mine
-            if flight is None or keys is not None:
-                break
-            with flight.over:
-                pass
-            if flight.value is not MISSING:
-                lzs_take(&self.store.hits)
-                return flight.value
-        if keys is not new_keys and key in keys:
-            raise RuntimeError(f"cache: item {i} reads itself")
-        return self.compute(i, cursor, keys, mine)
+            flight = self.store.board(key, mine, alone)
+            if flight is mine:
+                return self.compute(i, key, cursor, mine)
+            if flight.owner == mine.owner:
+                if flight.values is None:
+                    raise RuntimeError(f"cache: item {i} reads itself")
+                # It is another item of this thread's batch that wants it: at which one it is, nobody knows.
+            elif flight.is_awaited(mine.owner):
+                value = flight.result(key)
+                if value is not MISSING:
+                    lzs_take(&self.store.hits)
+                    return value
+            alone = True
 
-    cdef int look_for_a_fork(self) except -1:
-        """Nobody in a child goes on with what its parent was computing, and new threads get the old ones' numbers."""
-        if self.process != getpid():
-            with cython.critical_section(self):
-                self.flights, self.computing, self.process = {}, {}, getpid()
-        return 0
-
-    cdef Flight flight_of(self, object key):
-        """The computation to wait for, or None."""
-        cdef Flight flight = self.flights.get(key)
-        if flight is not None and flight.done != self.store.begun:
-            return None  # it may have read what an assignment has replaced since
-        return flight
-
-    cdef object compute(self, Py_ssize_t i, Cursor cursor, list keys, Flight mine):
-        cdef object key = i, thread = get_ident(), value = MISSING
-        keys.append(key)  # a thread's list is its own
+    cdef object compute(self, Py_ssize_t i, object key, Cursor cursor, Flight mine):
         try:
             value = self.lookup(i)  # it may have landed between our look and our take-off
             if value is MISSING:
-                lzs_take(&self.store.misses)
-                value = pull(self, i, self.source, i) if cursor is None else cursor.read(self, i, i)
-                self.keep(i, value, mine.done)
+                value = self.computed(i, cursor)
+                self.keep(i, key, value, mine)
             mine.value = value
             return value
         finally:
-            keys.pop()
-            with cython.critical_section(self):
-                if not keys:
-                    self.computing.pop(thread, None)  # a fork may have emptied it
-                if self.flights.get(key) is mine:
-                    del self.flights[key]
-            mine.over.release()
+            self.store.land(key, None, mine)
+
+    cdef object computed(self, Py_ssize_t i, Cursor cursor):
+        try:
+            value = pull(self, i, self.source, i) if cursor is None else cursor.read(self, i, i)
+        except IndexError:
+            if self.size() != UNKNOWN:  # else it is the end, and no item
+                lzs_take(&self.store.misses)
+            raise
+        except BaseException:
+            lzs_take(&self.store.misses)
+            raise
+        lzs_take(&self.store.misses)
+        return value
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """What is missing is fetched in one read, but for what other threads are computing."""
         cdef Py_ssize_t k
-        cdef dict found = {}, flights
+        cdef dict found = {}
+        cdef list missing
+        cdef Flight mine
         for k in range(n):
             if indices[k] not in found:
                 found[indices[k]] = self.lookup(indices[k])
         missing = [i for i, value in found.items() if value is MISSING]
         if missing and self.shares:
-            flights = self.take_off(missing)
-            if flights:
-                found.update(self.compute_together(flights))
+            mine = Flight()
+            mine.values = {}
+            missing = self.store.board_all(missing, mine)
+            if missing:
+                self.compute_together(missing, mine)
+                found.update(mine.values)
         values = [None] * n
         for k in range(n):
             value = found[indices[k]]
@@ -3340,62 +3639,40 @@ cdef class Cache(Derived):
             values[k] = value
         return values
 
-    cdef dict take_off(self, list missing):
-        """Flights for those that no thread is computing; none for a thread that computes already."""
-        cdef dict flights = {}
-        cdef list new_flights = [Flight() for _ in missing], keys = list(missing)  # see miss
-        cdef list in_a_batch = [None]
-        cdef object thread = get_ident()
-        cdef Flight mine
-        self.look_for_a_fork()
-        with cython.critical_section(self):
-            if thread not in self.computing:
-                for key, mine in zip(keys, new_flights):
-                    if self.flight_of(key) is None:
-                        mine.done = self.store.done
-                        self.flights[key] = flights[key] = mine
-                if flights:
-                    self.computing[thread] = in_a_batch  # which items of the batch it is at, nobody knows
-        return flights
-
-    cdef dict compute_together(self, dict flights):
+    cdef int compute_together(self, list keys, Flight mine) except -1:
+        """Have the values of all keys in the flight, or none that was not kept already."""
         cdef Py_ssize_t k, n
         cdef Py_ssize_t[::1] wanted
-        cdef object thread = get_ident()
-        cdef Flight mine
-        cdef list values
+        cdef list values, missing = []
         cdef dict found = {}
         try:
-            for key, mine in flights.items():  # see compute
-                mine.value = self.lookup(key)
-                if mine.value is not MISSING:
-                    found[key] = mine.value
-            n = len(flights) - len(found)
-            if n > 0:
-                wanted = numpy.fromiter([key for key in flights if key not in found], numpy.intp, n)
-                self.store.misses += n
+            for key in keys:  # see compute
+                value = self.lookup(key)
+                if value is MISSING:
+                    missing.append(key)
+                else:
+                    found[key] = value
+            n = len(missing)
+            if n:
+                wanted = numpy.fromiter(missing, numpy.intp, n)
+                lzs_add(&self.store.misses, n)
                 values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
                 for k in range(n):
-                    mine = flights[wanted[k]]
-                    self.keep(wanted[k], values[k], mine.done)
-                    mine.value = found[wanted[k]] = values[k]
-            return found
+                    self.keep(wanted[k], missing[k], values[k], mine)
+                    found[missing[k]] = values[k]
         finally:
-            with cython.critical_section(self):
-                self.computing.pop(thread, None)
-                for key, mine in flights.items():
-                    if self.flights.get(key) is mine:
-                        del self.flights[key]
-            for mine in flights.values():
-                mine.over.release()
+            mine.values.update(found)
+            self.store.land(None, keys, mine)
+        return 0
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
-        """Forget what was computed from the old value, and write to the source; see Store and miss."""
-        self.store.begin_assignment(i)
+        """Forget what was computed from the old value, and write to the source; see Store."""
+        cdef object key = i
+        self.store.begin_assignment(key)
         try:
             return store(self.source, i, value)
         finally:
-            lzs_take(&self.store.done)
+            self.store.end_assignment(key)
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
@@ -3409,12 +3686,25 @@ cdef class Cache(Derived):
 
 @cython.final
 cdef class CacheIterator(CursorIterator):
-    """The next item, kept or computed: what its neighbours share is computed once, as in reading on without a cache."""
+    """The next item, kept or computed: what its neighbours share is computed once, as in reading on without a cache.
+
+    Where they share nothing, what is behind a kept item is read by its index: to begin to read on there would cost a
+    prefetch all that it has ahead.
+
+    Threads: both numbers are atomic, and only say which way to read.
+    """
+    cdef lzs_number next_missing  # the item after the last that was missing; 0: none was
+    cdef lzs_number skips
 
     cdef object combine(self, View view, Py_ssize_t i):
         cdef Cache cache = <Cache>view
         value = cache.lookup(i)
-        return value if value is not MISSING else cache.miss(i, self.cursor(0))
+        if value is not MISSING:
+            return value
+        if self.next_missing != i and self.next_missing != 0 and not self.skips and cache.grain() == 1:
+            lzs_begin(&self.skips)
+        self.next_missing = i + 1
+        return cache.miss(i, None if self.skips else self.cursor(0))
 
 
 # ---- Guard ----------------------------------------------------------------------------------------------------------
@@ -3425,7 +3715,30 @@ cdef object without_frames(object error):
     try:
         return copied(error)
     except Exception:  # whatever a user's exception does when copied
-        return RuntimeError(f"{type(error).__name__}: {error}")
+        return RuntimeError(text_of(error))
+
+
+cdef str text_of(object error):
+    """The error in a few words, whatever a user's exception has to say."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        text = f"{type(error).__name__}, whose text cannot be had"
+    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT - 3] + "..."
+
+
+cdef bint is_closed(tuple arguments):
+    """Whether a ValueError with these is that of a closed prefetch."""
+    return len(arguments) == 1 and type(arguments[0]) is str and arguments[0] == "prefetch is closed"
+
+
+cdef object raised_by_function(object error):
+    """What a function raised, where it is passed through: see stage_error."""
+    cause = error.__cause__
+    if type(error) is RuntimeError and (isinstance(cause, StopIteration) or isinstance(cause, IndexError)):
+        if str(error).endswith(f" raised {type(cause).__name__}"):
+            return cause
+    return error
 
 
 @cython.final
@@ -3439,7 +3752,7 @@ cdef class Guard(Derived):
     cdef Py_ssize_t retries
     cdef double backoff
     cdef Py_ssize_t reads  # counted where there is a budget
-    cdef Py_ssize_t given_up  # how often
+    cdef Py_ssize_t given_up  # how many reads failed
     cdef dict noted  # index -> the error of its last failure
 
     def __init__(self, source, Py_ssize_t retries, double backoff, on_error, default, errors, budget):
@@ -3450,7 +3763,9 @@ cdef class Guard(Derived):
     @property
     def failures(self):
         """The pairs (index, error) of the items that could not be had, as they failed last, oldest first."""
-        return list(self.noted.items())
+        with cython.critical_section(self):
+            noted = self.noted.copy()
+        return list(noted.items())
 
     cdef object item(self, Py_ssize_t i):
         cdef PyObject *found
@@ -3489,14 +3804,19 @@ cdef class Guard(Derived):
     cdef object cause_of(self, object error):
         """The error that a failed item raised, or None where this is no failure of an item, or not one to guard."""
         cdef object cause = error
-        if not isinstance(error, EvaluationError):
-            if isinstance(error, IndexError) and self.size() == UNKNOWN:
-                return None
-            if isinstance(error, Exception) and seterr() != "passthrough" and not isinstance(error, TimeoutError):
-                return None  # a view's own: that it is closed
+        if isinstance(error, TooManyFailures) or (isinstance(error, IndexError) and self.size() == UNKNOWN):
+            return None
+        if isinstance(error, Exception) and not isinstance(error, (EvaluationError, TimeoutError)):
+            if seterr() != "passthrough":
+                return None  # a view's own
+            cause = raised_by_function(error)
         while isinstance(cause, EvaluationError) and cause.__cause__ is not None:
+            if cause.index is None and cause.stage is not None:
+                return None  # of a view as a whole: that its workers could not start
             cause = cause.__cause__
-        return cause if isinstance(cause, self.errors) and not isinstance(error, TooManyFailures) else None
+        if type(cause) is ValueError and is_closed(cause.args):
+            return None  # it fails for all items, also where a function reads it, or errors are passed through
+        return cause if isinstance(cause, self.errors) else None
 
     cdef object rescue(self, Py_ssize_t i, object error):
         """What to give for item i, of which the first try raised the error."""
@@ -3515,19 +3835,19 @@ cdef class Guard(Derived):
         return self.give_up(i, error)
 
     cdef object give_up(self, Py_ssize_t i, object error):
-        cdef Py_ssize_t given_up, reads
+        cdef Py_ssize_t failed, reads
         cdef object _before
+        cdef bint counts_reads = type(self.budget) is float
         cause = self.cause_of(error)
         noted = without_frames(cause)
         with cython.critical_section(self):
             self.given_up += 1
-            given_up, reads = self.given_up, self.reads
+            reads = self.reads
             _before = self.noted.pop(i, None)  # which dies outside
             self.noted[i] = noted
-        if self.budget is not None:
-            allowed = self.budget if type(self.budget) is int else 1 + self.budget * reads
-            if given_up > allowed:
-                raise self.too_many(i, given_up, reads) from cause
+            failed = self.given_up if counts_reads else len(self.noted)
+        if self.budget is not None and failed > (1 + self.budget * reads if counts_reads else self.budget):
+            raise self.too_many(i, failed, reads) from cause
         if self.on_error == "raise":
             if self.retries:
                 error.add_note(f"after {self.retries + 1} tries")
@@ -3541,13 +3861,15 @@ cdef class Guard(Derived):
         except BaseException as wrong:
             raise function_error(self, i, wrong)
 
-    cdef object too_many(self, Py_ssize_t i, Py_ssize_t given_up, Py_ssize_t reads):
+    cdef object too_many(self, Py_ssize_t i, Py_ssize_t failed, Py_ssize_t reads):
         cdef list failures = self.failures
-        allowed = self.budget if type(self.budget) is int else f"{self.budget:.3g} of them and one"
-        shown = "; ".join([f"{index}: {type(each).__name__}: {each}" for index, each in failures[:MOST_SHOWN]])
+        if type(self.budget) is float:
+            count = f"{failed} of {reads} reads failed, and {self.budget:.3g} of them and one may"
+        else:
+            count = f"{failed} items failed, and {self.budget} may"
+        shown = "; ".join([f"{index}: {text_of(each)}" for index, each in failures[:MOST_SHOWN]])
         more = f"; and {len(failures) - MOST_SHOWN} more" if len(failures) > MOST_SHOWN else ""
-        text = (f"{self.label()} made at {self.site}: {given_up} of {reads} reads failed, and {allowed} may: "
-                f"{shown}{more}")
+        text = f"{self.label()} made at {self.site}: {count}: {shown}{more}"
         return TooManyFailures(text, index=i, stage=self.stage, failures=failures)
 
     cdef object neighbour(self, Py_ssize_t i, object error):
@@ -3555,7 +3877,7 @@ cdef class Guard(Derived):
         cdef Py_ssize_t distance, j, n = self.size()
         for distance in range(1, MOST_NEIGHBOURS + 1):
             for j in (i + distance, i - distance):
-                if j < 0 or not within_size(j, n) or j in self.noted:
+                if j < 0 or not within_size(j, n) or self.has_failed(j):
                     continue
                 try:
                     return pull(self, i, self.source, j)
@@ -3565,8 +3887,18 @@ cdef class Guard(Derived):
         error.add_note(f"and no neighbour within {MOST_NEIGHBOURS} items could be had")
         raise error
 
+    cdef bint has_failed(self, Py_ssize_t i) except -1:
+        with cython.critical_section(self):
+            failed = i in self.noted
+        return failed
+
     cdef int assign(self, Py_ssize_t i, object value) except -1:
-        return store(self.source, i, value)
+        """What failed for the old value need not fail for the new one."""
+        cdef object _before  # see give_up
+        store(self.source, i, value)
+        with cython.critical_section(self):
+            _before = self.noted.pop(i, None)
+        return 0
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)

@@ -37,9 +37,20 @@ def usable_cores() -> int:
         return os.cpu_count() or 1
 
 
+class Worker(threading.Thread):
+    """A thread that evaluates items: a daemon, since an item may never end.
+
+    `crew` tells workers of one prefetch from those of others, to a cache whose readers they are.
+    """
+
+    def __init__(self, work: Callable[[int], object], k: int) -> None:
+        super().__init__(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)
+        self.crew = id(getattr(work, "__self__", work))
+
+
 def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:
-    """Start a daemon thread that runs work(k): a daemon, since an item may never end."""
-    thread = threading.Thread(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)
+    """Start a thread that runs work(k)."""
+    thread = Worker(work, k)
     thread.start()
     return thread
 

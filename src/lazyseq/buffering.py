@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import numbers
+import shelve
 import sys
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from . import _checks, _core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ._core import Cache
     from ._types import Source, T
@@ -38,7 +40,7 @@ def add_cache(
         cache_size (int or None): how many items to keep. 0 keeps none; None keeps one, or any number where max_bytes
             or a cache is given.
         cache (MutableMapping[int, Any] or None): keeps the items in place of the cache's own memory, for example a dict
-            or a shelf. It is used by one thread at a time; what it holds already is used.
+            or, with the indices as text, a shelf. It is used by one thread at a time; what it holds already is used.
         max_bytes (int or None): how many bytes the items may have together; a larger one is returned and not kept.
         sizeof (Callable or None): the size of an item in bytes. None is
             :func:`lazyseq.buffering.default_sizeof`.
@@ -78,26 +80,75 @@ def add_cache(
         cache_size = _checks.count(cache_size, "add_cache", "cache_size", least=0)
     elif cache is None and max_bytes is None:
         cache_size = 1
+    if isinstance(cache, shelve.Shelf):
+        cache = _Shelved(cache)
     return _core.Cache(arr, cache_size, cache, max_bytes, default_sizeof if sizeof is None else sizeof)
+
+
+class _Shelved(MutableMapping[int, Any]):
+    """A shelf, whose keys are text, by index; what else it holds is left alone."""
+
+    def __init__(self, shelf: shelve.Shelf[Any]) -> None:
+        self.shelf = shelf
+        self.count: int | None = None  # how many there are, once somebody has asked: a shelf may go through all
+
+    def __getitem__(self, i: int) -> Any:
+        return self.shelf[str(i)]
+
+    def __setitem__(self, i: int, value: Any) -> None:
+        if self.count is not None and i not in self:
+            self.count += 1
+        self.shelf[str(i)] = value
+
+    def __delitem__(self, i: int) -> None:
+        del self.shelf[str(i)]
+        if self.count is not None:
+            self.count -= 1
+
+    def __contains__(self, i: object) -> bool:
+        return str(i) in self.shelf
+
+    def __iter__(self) -> Iterator[int]:
+        return (int(key) for key in self.shelf if key.isdecimal())
+
+    def __len__(self) -> int:
+        if self.count is None:
+            self.count = sum(1 for _ in self)
+        return self.count
+
+    def clear(self) -> None:
+        for i in list(self):  # popitem, which the mixin calls, may list all keys for each
+            del self[i]
 
 
 def default_sizeof(item: Any) -> int:
     """About how much memory an item takes, in bytes: what add_cache goes by.
 
     ``nbytes`` of arrays, tensors and whatever else has it, the length of bytes and text, width x height x bands of a
-    Pillow image, for tuples, lists and dicts (not for classes that extend them) the sum over their items, and
-    ``sys.getsizeof`` for all else, which leaves out what an object refers to.
+    Pillow image, for tuples, lists, sets, dicts, classes that extend them, and dataclasses the sum over what they
+    hold, each object once, and ``sys.getsizeof`` for all else, which leaves out what an object refers to.
     """
-    if isinstance(item, (bytes, bytearray, str)):
-        return len(item)
-    nbytes = getattr(item, "nbytes", None)
-    if isinstance(nbytes, numbers.Integral):
-        return int(nbytes)
-    if hasattr(item, "getbands") and hasattr(item, "size"):
-        width, height = item.size
-        return int(width * height * len(item.getbands()))
-    if type(item) in (tuple, list):
-        return sys.getsizeof(item) + sum(map(default_sizeof, item))
-    if type(item) is dict:
-        return sys.getsizeof(item) + sum(map(default_sizeof, [*item.keys(), *item.values()]))
-    return sys.getsizeof(item)
+    total = 0
+    seen: set[int] = set()
+    waiting = [item]  # and no recursion: what holds itself, or is nested deeply, has a size too
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, (bytes, bytearray, str)):
+            total += len(each)
+        elif isinstance(nbytes := getattr(each, "nbytes", None), numbers.Integral):
+            total += int(nbytes)
+        elif hasattr(each, "getbands") and hasattr(each, "size"):
+            width, height = each.size
+            total += int(width * height * len(each.getbands()))
+        else:
+            total += sys.getsizeof(each)
+            if isinstance(each, dict):
+                waiting += [*each.keys(), *each.values()]
+            elif isinstance(each, (tuple, list, set, frozenset)):
+                waiting += each
+            elif dataclasses.is_dataclass(each) and not isinstance(each, type):
+                waiting += [getattr(each, field.name, None) for field in dataclasses.fields(each)]
+    return total

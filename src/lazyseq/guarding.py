@@ -35,7 +35,7 @@ def guard(
     (index, error) of the items that could not be had.
 
     What counts is the error that your function raised, not the EvaluationError around it. What is no failure of an
-    item, as the end of a sequence without a length, is let through.
+    item, as the end of a sequence without a length or a prefetch that is closed, is let through.
 
     Args:
         seq (Sequence): the items.
@@ -44,18 +44,19 @@ def guard(
         on_error (str): what becomes of an item that keeps failing. ``"raise"``: its error is raised. ``"default"``:
             default takes its place, also where on_error is left out. ``"neighbour"``: the nearest item that can be
             had, of those within 16 on each side; if there is none, the error is raised.
-        default (Any): what to give, or a function of the index and the error that returns it.
+        default (Any): what to give, or a function of the index and the error that returns it: whatever can be
+            called is called.
         errors (type or tuple of types): which exceptions to guard against; others are let through.
-        budget (int, float or None): how many reads may fail for good: an int is a number of them, a float from 0
-            to 1 the fraction of all reads so far, and one more. Beyond it, a TooManyFailures is raised whatever
-            on_error is.
+        budget (int, float or None): how much may fail for good: an int is a number of items, each counted once
+            however often it is read; a float from 0 to 1 is the fraction of all reads so far, and one more. Beyond
+            it, a TooManyFailures is raised whatever on_error is.
 
     Returns:
         View: as long as seq, with ``failures``.
 
     Raises:
-        TypeError: if seq cannot be indexed, or an argument is of the wrong type.
-        ValueError: if an argument is out of range, or a default is given that nothing uses.
+        TypeError: if seq cannot be indexed, an argument is of the wrong type, or default is a class.
+        ValueError: if an argument is out of range, errors is empty, or a default is given that nothing uses.
         TooManyFailures: on reading, beyond the budget; its ``failures`` list them.
 
     >>> from lazyseq import smap
@@ -77,8 +78,13 @@ def guard(
         raise _checks.wrong(ValueError, "guard", "on_error", "'raise', 'default' or 'neighbour'", on_error)
     if default is not None and on_error == "neighbour":
         raise _checks.wrong(ValueError, "guard", "default", "left out where on_error is 'neighbour'", default)
+    if isinstance(default, type):
+        expected = "a value, or a function of index and error (of a class: lambda i, error: ...)"
+        raise _checks.wrong(TypeError, "guard", "default", expected, default)
     if default is not None:
         on_error = "default"
+    if errors == ():
+        raise _checks.wrong(ValueError, "guard", "errors", "at least one exception type", errors)
     for each in errors if isinstance(errors, tuple) else (errors,):
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             raise _checks.wrong(TypeError, "guard", "errors", "an exception type, or a tuple of them", errors)
