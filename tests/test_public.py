@@ -122,17 +122,21 @@ def test_imports_go_one_way():
     assert found == ALLOWED
 
 
-@pytest.mark.parametrize("file", ["_prefetch.c", "_prefetch.h"])
-def test_the_ring_knows_nobody(file):
+@pytest.mark.parametrize("file", ["_prefetch.c", "_prefetch.h", "_arena.c", "_arena.h"])
+def test_the_ring_and_the_arena_know_nobody(file):
     includes = set(re.findall(r"#include [<\"](.*)[>\"]", (SOURCE / file).read_text()))
-    assert not {name for name in includes if "Python" in name or name.startswith("_") and name != "_prefetch.h"}
+    own = file.replace(".c", ".h")
+    assert not {name for name in includes if "Python" in name or name.startswith("_") and name != own}
 
 
-def test_every_label_of_the_ring_has_its_two_sides():
-    text = (SOURCE / "_prefetch.c").read_text().partition("#define _GNU_SOURCE")[2]
-    labels = re.findall(r"/\*.*?\*/", text, re.DOTALL)
-    for label in ["E1", "E2", "E3", "E4", "E5", "E6", "E8", "E9", "E10", "E11", "E12", "E13", "E14", "P1", "P2", "R1"]:
-        assert sum(bool(re.search(rf"\b{label}\b", comment)) for comment in labels) >= 2, label
+RING_LABELS = ["E1", "E2", "E3", "E4", "E5", "E6", "E8", "E9", "E10", "E11", "E12", "E13", "E14", "P1", "P2", "R1"]
+
+
+@pytest.mark.parametrize("file, labels", [("_prefetch.c", RING_LABELS), ("_arena.c", ["A1", "A2", "A3"])])
+def test_every_label_has_its_two_sides(file, labels):
+    comments = re.findall(r"/\*.*?\*/", (SOURCE / file).read_text(), re.DOTALL)[1:]  # the first one tells of them
+    for label in labels:
+        assert sum(bool(re.search(rf"\b{label}\b", comment)) for comment in comments) >= 2, label
 
 
 def test_the_model_of_the_ring_has_the_same_labels():
@@ -143,8 +147,9 @@ def test_the_model_of_the_ring_has_the_same_labels():
     assert model == ring
 
 
-def test_no_atomic_access_has_an_implicit_order():
-    text = (SOURCE / "_prefetch.c").read_text()
+@pytest.mark.parametrize("file", ["_prefetch.c", "_arena.c"])
+def test_no_atomic_access_has_an_implicit_order(file):
+    text = (SOURCE / file).read_text()
     assert re.findall(r"\batomic_\w+(?<!_explicit)(?<!atomic_init)\(", text) == []
 
 

@@ -2,8 +2,8 @@
  *
  *   head | common | regions' records | region 0: block block block ... fresh ... | region 1 | ...
  *
- * A block is a header of 64 bytes and a payload, whose size is one of four to a power of two. A region's blocks lie side
- * by side from its start up to `fresh`, so that their headers are enough to walk it. They are never split or joined.
+ * A block is a header of 64 bytes and a payload, whose size is one of four to a power of two. A region's blocks lie
+ * side by side from its start up to `fresh`, so that their headers are enough to walk it. They are never split or joined.
  *
  *   state       is                                              is left by
  *   OWNED       the owner's, who fills it                       whoever receives it (KEPT) or drops it (RELEASED)
@@ -22,8 +22,8 @@
  *   block.state          whose it is                           used, reclaim
  *   block.next           releaser A1, the owner                the owner
  *
- * Releasing pushes onto a stack; the owner alone pops, and always all of it, so that the top cannot be popped and pushed
- * again between the two halves of a pop. From there blocks go into the owner's lists, one for each size, last released
+ * Releasing pushes onto a stack; the owner alone pops, and always all of it, so that the top cannot be popped and
+ * pushed again between the two halves of a pop. From there blocks go into the owner's lists, one for each size, last released
  * first: their pages are mapped, and perhaps in a cache.
  *
  * What the death of an owner leaves, at any instruction: lists and links in any state, but, by the order of its stores,
@@ -79,7 +79,7 @@ static uint64_t round_up(uint64_t n, uint64_t to)
     return (n + to - 1) / to * to;
 }
 
-/* The smallest class of at least so many bytes. Classes 0-7 are 1-8 units of 64 bytes, the next four, 10-16 by 2, ... */
+/* The smallest class of at least so many bytes. Classes 0-7 are 1-8 units of 64 bytes, the next four 10-16 by 2, ... */
 static uint32_t class_of(uint64_t size)
 {
     uint64_t units = size == 0 ? 0 : (size - 1) / CACHE_LINE;

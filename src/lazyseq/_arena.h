@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define LZS_ARENA_LARGE 65536 /* payloads of so many bytes, or more, begin at a multiple of LZS_ARENA_PAGE; all, of 64 */
+#define LZS_ARENA_LARGE 65536 /* payloads of so many bytes begin at a multiple of LZS_ARENA_PAGE; all, of 64 */
 #define LZS_ARENA_PAGE 4096
 
 /* The start of the mapping, in whichever process. */
@@ -28,8 +28,8 @@ typedef struct {
 /* How many bytes of the mapping precede the regions, 0 when that is too much for an integer. */
 uint64_t lzs_arena_head(uint32_t owners, uint64_t common);
 
-/* An arena in memory that is zero, begins at a multiple of LZS_ARENA_PAGE, and will be shared; NULL when it is too small
- * for a page for each owner, or there is none. Only the head is written to. With `reserving`, nothing else ever is
+/* An arena in memory that is zero, begins at a multiple of LZS_ARENA_PAGE, and will be shared; NULL when it is too
+ * small for a page for each owner, or there is none. Only the head is written to. With `reserving`, nothing else ever is
  * before the caller has called reserved for it. */
 lzs_arena *lzs_arena_make(void *memory, uint64_t size, uint32_t owners, uint64_t common, int reserving);
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from ._transfer import Arena
-
     from ._types import Source
 
     # The source and start_hook.

@@ -16,6 +16,7 @@ from libc.string cimport memcpy
 from ._arena cimport *
 
 import copyreg
+import errno
 import mmap
 import multiprocessing.context
 import multiprocessing.reduction
@@ -67,6 +68,8 @@ def _count_fork():
 
 
 os.register_at_fork(after_in_child=_count_fork)
+
+TOO_LARGE = {errno.ENOMEM, errno.EFBIG, errno.EINVAL}  # what the system says of a file or mapping
 
 
 cdef inline Part *parts_of(Message *message) noexcept nogil:
@@ -128,8 +131,8 @@ cdef class Sink:
 cdef class Arena:
     """Blocks in memory that is shared with the workers, one region of it for each of them to write to.
 
-    At most `limit` bytes of what was received are views; the rest is copied out. Can be pickled for a process that is
-    being spawned.
+    At most `limit` bytes of what was received are views, or less where there is little shared memory; the rest is
+    copied out. Can be pickled for a process that is being spawned.
 
     Threads: `arena` says who may call what of its functions; `held_bytes` and `warned` are counted atomically.
     """
@@ -148,7 +151,6 @@ cdef class Arena:
             raise RuntimeError("an arena is made once")
         if owners == 0 or head == 0:
             raise ValueError(f"no arena has {owners} owners and {common} bytes in common")
-        self.limit = limit
         descriptor, self.folder = shared_file()
         self.descriptor = descriptor
         while True:
@@ -156,7 +158,9 @@ cdef class Arena:
                 os.ftruncate(descriptor, head + owners * span)
                 self.map(descriptor, head + owners * span)
                 break
-            except (OSError, OverflowError, ValueError) as error:
+            except (OSError, OverflowError) as error:
+                if isinstance(error, OSError) and error.errno not in TOO_LARGE:
+                    raise
                 if span <= LEAST_SPAN:
                     raise MemoryError(
                         f"the system gives no shared memory: {head + owners * span:,} bytes of addresses were asked "
@@ -164,8 +168,12 @@ cdef class Arena:
                         "a file (ulimit -v, ulimit -f), or have fewer workers."
                     ) from None
                 span = max(span // 2, <uint64_t>LEAST_SPAN)
+        # What is kept must leave room for what comes, which may all be one worker's.
+        self.limit = min(limit, span // 2)
         if self.folder is not None:
             self.reserve(0, head)
+            room = os.fstatvfs(self.descriptor)
+            self.limit = min(self.limit, room.f_bavail * room.f_frsize // 2)
         self.arena = lzs_arena_make(self.base, head + owners * span, owners, common, self.folder is not None)
         self.owners, self.span, self.common = owners, span, lzs_arena_common(self.arena)
 
@@ -192,7 +200,7 @@ cdef class Arena:
         try:
             fill(self.descriptor, start, stop - start)
         except OSError as error:
-            room = os.statvfs(self.folder)
+            room = os.fstatvfs(self.descriptor)
             raise MemoryError(
                 f"shared memory is full: {stop - start:,} more bytes were asked for, and "
                 f"{room.f_bavail * room.f_frsize:,} are free in {self.folder} ({error.strerror}). Make it larger "
@@ -291,7 +299,7 @@ cdef class Arena:
     cdef object receive(self, uint64_t offset, uint64_t length):
         """What stands for a buffer: its block, or a copy where too much is held."""
         cdef Block block
-        if lzs_add(&self.held_bytes, length) <= <long long>self.limit:
+        if <uint64_t>lzs_add(&self.held_bytes, length) <= self.limit:
             lzs_arena_keep(self.arena, offset)
             block = Block.__new__(Block)
             block.arena, block.offset, block.length = self, offset, length
@@ -357,8 +365,11 @@ cdef tuple shared_file():
     """A new file without a name, and the folder whose file system must set memory aside for it, None if none need."""
     try:
         return os.memfd_create("lazyseq"), None
-    except (AttributeError, OSError):
+    except AttributeError:
         pass
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # no other file can be opened either
     try:
         return unnamed_file("/dev/shm")
     except OSError:
@@ -425,9 +436,11 @@ cdef bint knows_tensors() except -1:
     global tensor_type, tensor_types
     if tensor_type is None:
         torch = sys.modules.get("torch")
+        if torch is None:
+            return False
         names = "bool uint8 int8 int16 int32 int64 float16 float32 float64 complex64 complex128 bfloat16".split()
-        if torch is None or not all(hasattr(torch, name) for name in [*names, "Tensor", "from_numpy"]):
-            return False  # or it is being imported
+        if not all(hasattr(torch, name) for name in [*names, "Tensor", "from_numpy"]):
+            return False  # it is being imported
         tensor_types = frozenset(getattr(torch, name) for name in names)
         tensor_type = torch.Tensor
     return True

@@ -88,7 +88,7 @@ def run_hook(hook: Callable[..., object], worker: int) -> None:
 
 
 def stay_if_all_ends() -> None:
-    """In a daemon thread, not return at the interpreter's exit, which ends it without a sound: an error would make one."""
+    """In a daemon thread, not return at the interpreter's exit, which ends it without a sound; an error makes one."""
     while exiting.is_set() and threading.current_thread().daemon:
         time.sleep(1)
 

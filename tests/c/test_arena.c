@@ -254,7 +254,7 @@ static void reclaim_frees_what_was_not_kept(void)
 /* A sanitized process takes long to fork, and thousands do. */
 #if defined(__linux__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 
-/* What the owner is doing as it dies; `blocks` are the first eight that it ever allocated, 2 is kept, 3-7 are released. */
+/* What the owner is doing as it dies; `blocks` are the first eight it ever allocated, 2 is kept, 3-7 are released. */
 static void last_acts(lzs_arena *arena, const uint64_t *blocks)
 {
     allocate(arena, 0, 1000); /* one of five from the stack */
