@@ -24,6 +24,14 @@ import lazyseq
 from lazyseq import EvaluationError, batch, collate, gather, prefetch, seterr, smap, unbatch
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """What is there already is no garbage of these tests."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def no_worker_left():
     """Every test ends its workers, by garbage collection if not by close."""

@@ -41,6 +41,14 @@ def processes():
     return multiprocessing.active_children()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections():
+    """What is there already is no garbage of these tests."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     """Every test ends its workers, and leaves neither descriptors nor names of shared memory."""
