@@ -106,7 +106,7 @@ static void unpark(parker *p)
         syscall(SYS_futex, &p->word, FUTEX_WAKE | p->scope, 1, NULL, NULL, 0);
 }
 
-#else /* the same with a mutex and a condition, where there is no futex */
+#else /* the same with a mutex and a condition, where there is no futex; who is killed holding that mutex stops all */
 
 static int parker_init(parker *p, int shared)
 {

@@ -401,12 +401,22 @@ EDITS = [
     ),
     (
         "drop: a result that is being written is not waited for",
-        """        case WRITING: /* a few stores long: the one state that is waited for */
-            sched_yield();
+        """            sched_yield();
             word = atomic_load_explicit(&s->word, memory_order_acquire);
             break;
 """,
         "",
+    ),
+    (
+        "bury: what is claimed stays so",
+        "(state_of(word) != CLAIMED && state_of(word) != WRITING)",
+        "state_of(word) != WRITING",
+    ),
+    ("bury: the claims of the living", "owner_of(word) != w + 1 || (state", "(state"),
+    (
+        "bury: who is asleep is not counted off",
+        "    if (atomic_exchange_explicit(&dead->asleep, AWAKE, memory_order_relaxed) == ANNOUNCED)\n",
+        "    if (0)\n",
     ),
     (
         "claim: the hint is never corrected",
@@ -441,6 +451,15 @@ SURVIVORS = {
     "ring_wait: load, word, acquire -> relaxed": ("A result is had from take or drop alone, and they acquire it."),
     "ring_wait: load, word, no. 3, acquire -> relaxed": (
         "A result is had from take or drop alone, and they acquire it."
+    ),
+    "crew_bury: load, nrings, acquire -> relaxed": (
+        "A ring from which the dead worker had claimed was there before it died, and that was before it was reaped."
+    ),
+    "crew_bury: compare_exchange, word, acq_rel -> relaxed": (
+        "It continues the release sequence of E1, from which the next claim acquires the run; nothing is read here."
+    ),
+    "bury: who is asleep is not counted off": (
+        "A count that is too high costs readers a futile look at the sleepers; it would grow with each death."
     ),
     "crew_claim_wait: add, looking, seq_cst -> acq_rel": (
         "Who is counted too late is woken in vain, no more. That the count is taken back before the last look "

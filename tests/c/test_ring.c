@@ -2,11 +2,12 @@
  *
  * One thread plays the reader and all workers in turn, except where sleeping and waking is what is tested.
  */
-#define _POSIX_C_SOURCE 200809L /* alarm, nanosleep */
+#define _DEFAULT_SOURCE /* alarm, nanosleep, MAP_ANONYMOUS */
 #include "check.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -650,6 +651,120 @@ static void processes_share_a_crew(uint64_t first)
     CHECK(munmap(shared, SHARED_BYTES) == 0 && fclose(file) == 0);
 }
 
+static void the_dead_are_buried(uint64_t first)
+{
+    lzs_ring *ring = new_ring(3, 4, first);
+    lzs_claim dead, other, again;
+    void *result;
+
+    for (int64_t i = 0; i < 4; i++)
+        CHECK(lzs_ring_publish(ring, (lzs_run){i, 1, 10 * i}) == LZS_OK);
+    lzs_ring_flush(ring);
+    other = claim(ring, 1, 0);
+    dead = claim(ring, 0, 1);
+    lzs_crew_bury(crew, 0);
+    lzs_crew_bury(crew, 2); /* which has nothing */
+    CHECK(lzs_crew_claim(crew, 2, &again) == LZS_OK && (again.run.index == 1 || again.run.index == 2));
+    if (again.run.index == 2) { /* the hint may be beyond it */
+        deliver(ring, &again);
+        again = claim(ring, 2, 3);
+        deliver(ring, &again);
+        again = claim(ring, 2, 1);
+    } else {
+        deliver(ring, &again);
+        again = claim(ring, 2, 2);
+        deliver(ring, &again);
+        again = claim(ring, 2, 3);
+    }
+    CHECK(!lzs_ring_stands(&dead) && lzs_ring_deliver(&dead, &result) == LZS_CANCELLED);
+    deliver(ring, &again);
+    CHECK(lzs_ring_stands(&other)); /* the living keep what they have */
+    deliver(ring, &other);
+    lzs_crew_bury(crew, 1); /* what is done stays */
+    for (int64_t i = 0; i < 4; i++)
+        take(ring, i);
+    publish(ring, 4);
+    dead = claim(ring, 0, 4);
+    drop_unfinished(ring);
+    lzs_crew_bury(crew, 0); /* and what was taken back */
+    CHECK(lzs_crew_claim(crew, 1, &again) == LZS_EMPTY);
+    free_ring(ring);
+}
+
+#ifndef LZS_PARK_WITH_PTHREAD /* whose mutex stays locked when its holder is killed */
+#define KILLS 40
+
+static pid_t employ(lzs_crew *shared, uint32_t w)
+{
+    pid_t child = fork();
+    lzs_claim c;
+
+    CHECK(child >= 0);
+    if (child != 0)
+        return child;
+    while (lzs_crew_claim_wait(shared, w, &c) == LZS_OK)
+        lzs_ring_deliver(&c, (void *)(uintptr_t)(c.run.item + 1));
+    _exit(0);
+}
+
+/* Workers are killed at any moment, also asleep, and nothing is lost. */
+static void killed_at_random(uint64_t first)
+{
+    lzs_crew *shared = mmap(NULL, SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    lzs_ring *ring;
+    pid_t children[3];
+    uint64_t state = first + 1;
+    int64_t head = 0, tail = 0;
+    int kills = 0;
+
+    CHECK(shared != MAP_FAILED && lzs_crew_at(shared, SHARED_BYTES, 3, 8) == shared);
+    ring = lzs_ring_new(shared, 8, first);
+    for (uint32_t w = 0; w < 3; w++)
+        children[w] = employ(shared, w);
+    while (kills < KILLS) {
+        void *result;
+        while (lzs_ring_publish(ring, (lzs_run){tail, 1, 3 * tail}) == LZS_OK)
+            tail++;
+        while (lzs_ring_take(ring, &result) != LZS_OK) {
+            uint32_t w = (uint32_t)(draw(&state) % 3);
+            if (lzs_ring_wait(ring, 1) == LZS_TIMEOUT || draw(&state) % 64 == 0) {
+                CHECK(kill(children[w], SIGKILL) == 0 && waitpid(children[w], NULL, 0) == children[w]);
+                lzs_crew_bury(shared, w);
+                children[w] = employ(shared, w);
+                kills++;
+            }
+        }
+        CHECK((int64_t)(uintptr_t)result == 3 * head + 1);
+        head++;
+        if (draw(&state) % 32 == 0) { /* jump */
+            lzs_status status;
+            while (head < tail && (status = lzs_ring_drop(ring, &result)) != LZS_EMPTY) {
+                if (status == LZS_BUSY)
+                    for (uint32_t w = 0; w < 3; w++) {
+                        CHECK(kill(children[w], SIGKILL) == 0 && waitpid(children[w], NULL, 0) == children[w]);
+                        lzs_crew_bury(shared, w);
+                        children[w] = employ(shared, w);
+                    }
+                else
+                    head++;
+            }
+        }
+        if (draw(&state) % 64 == 0) {
+            uint32_t w = (uint32_t)(draw(&state) % 3);
+            CHECK(kill(children[w], SIGKILL) == 0 && waitpid(children[w], NULL, 0) == children[w]);
+            lzs_crew_bury(shared, w);
+            children[w] = employ(shared, w);
+            kills++;
+        }
+    }
+    lzs_crew_close(shared);
+    for (uint32_t w = 0; w < 3; w++)
+        CHECK(waitpid(children[w], NULL, 0) == children[w]);
+    lzs_crew_free(shared);
+    CHECK(munmap(shared, SHARED_BYTES) == 0);
+}
+#endif
+
 static void a_crew_stays_within_its_memory(uint64_t first)
 {
     _Alignas(64) static unsigned char memory[SHARED_BYTES];
@@ -916,6 +1031,10 @@ int main(void)
         TEST(a_result_in_parts),
         TEST(parts_may_come_together),
         TEST(processes_share_a_crew),
+        TEST(the_dead_are_buried),
+#ifndef LZS_PARK_WITH_PTHREAD
+        TEST(killed_at_random),
+#endif
         TEST(a_crew_stays_within_its_memory),
         TEST(wait_ends_in_time),
         TEST(deliver_wakes_the_reader),

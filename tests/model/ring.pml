@@ -11,6 +11,7 @@
  *   - a result that is taken or dropped belongs to the run at that place, and none is overwritten, lost or given twice;
  *     no run is claimed twice; a worker that writes a result is alone and holds the slot in WRITING;
  *   - who sleeps is counted, never more often than it is;
+ *   - with -DDEATHS, all this also when workers die between a claim and its end (of a run in parts, before its first);
  *   - with -DREST, also items and readers that take so long that everybody else comes to rest: then no worker sleeps
  *     while a reader that sleeps has a run that nobody has claimed, and not all sleep while any such run is shown.
  *     (Two rings with two workers need more than 8 GB. That a worker looks first into the ring it is called to matters
@@ -50,6 +51,9 @@
 #endif
 #ifndef SPURIOUS
 #define SPURIOUS 0
+#endif
+#ifndef DEATHS
+#define DEATHS 0 /* how many workers die of what they have claimed, are buried, and have a successor */
 #endif
 /* Relaxed accesses on which little hangs share a step with their neighbours, except with -DFINE. */
 #if defined(FINE) || defined(CLOSE)
@@ -106,6 +110,7 @@ byte announced[WORKERS]; /* worker.asleep */
 #define READER(ring) (WORKERS + (ring))
 byte parker[WORKERS + RINGS];
 byte spurious = SPURIOUS;
+byte deaths = DEATHS;
 
 #if PARTS
 #define PROGRESS(ring, index) ((ring) * LAST + (index))
@@ -713,6 +718,34 @@ inline wake()
 }
 
 /* `got`: not LZS_CANCELLED. */
+#if DEATHS
+/* Somebody finds the worker dead: who that is does not matter, so the dead one itself does it. */
+inline bury()
+{
+#ifndef BUG_BURY_NOTHING
+    d_step {
+        if
+#ifdef BUG_BURY_BLINDLY
+        :: true ->
+#else
+        :: word[AT(turn, p)] == mine || word[AT(turn, p)] == WITH(mine, WRITING) -> /* E7 */
+#endif
+            word[AT(turn, p)] = WORD(GENERATION(mine), 0, TODO);
+            begun[AT(turn, p)] = false;
+            result[AT(turn, p)] = 0
+        :: else
+        fi
+    }
+#ifndef BUG_BURY_WAKES_NOBODY
+    n = 1;
+    wake_workers(turn, n)
+#endif
+#else
+    skip
+#endif
+}
+#endif
+
 inline attach()
 {
 #ifdef BUG_ATTACH_BLINDLY
@@ -726,6 +759,12 @@ inline attach()
         :: else
         fi
     }
+#endif
+#if DEATHS
+    if
+    :: d_step { got && deaths > 0 -> deaths-- } bury(); got = false
+    :: true
+    fi;
 #endif
     if
     :: got ->
@@ -805,7 +844,14 @@ proctype Worker(byte me)
 #if !PARTS
         evaluate();
 #endif
+#if DEATHS
+        if
+        :: d_step { deaths > 0 -> deaths-- } bury(); got = false
+        :: true -> attach()
+        fi;
+#else
         attach();
+#endif
         if
         :: got ->
 #if PARTS
