@@ -21,6 +21,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench_caches.py
 	$(BIN)/python benchmarks/bench_pipeline.py
 	$(BIN)/python benchmarks/bench_prefetch.py
+	$(BIN)/python benchmarks/bench_processes.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -100,7 +100,8 @@ cdef enum:
     IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
     LOOKS_IN_TURN = 400  # the same, where reader and worker evaluate in turn: longer than a wake-up takes
-    RUN_NS = 100_000  # items are evaluated in runs of about this duration, if they are cheaper
+    RUN_NS = 100_000  # a run of threads
+    PROCESS_RUN_NS = 400_000  # one of processes: more, since what follows it costs more
     TRIVIAL_NS = 250  # nothing that costs less can do anything beside its reader
     WAKE_NS = 20_000  # what a wake-up costs: nobody is woken for less work
 
@@ -368,6 +369,7 @@ cdef class Engine:
     cdef object start_hook, evaluation
     cdef long long timeout_ns  # 0: none
     cdef long long *item_ns  # how long an item took lately; 0: not known
+    cdef long long run_ns  # items are evaluated in runs of about this duration, if they are cheaper
     cdef Py_ssize_t max_buffered
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
@@ -427,7 +429,7 @@ cdef class ThreadEngine(Engine):
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
-        self.item_ns = &self.own_item_ns
+        self.item_ns, self.run_ns = &self.own_item_ns, RUN_NS
         self.shifts = [Shift(k) if timeout_ns else None for k in range(nworkers)]
         self.crew = lzs_crew_new(<uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
@@ -587,7 +589,7 @@ cdef class ProcessEngine(Engine):
         self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size,
                            usable_memory() // 4 if shm_size is None else shm_size)
         self.base = self.arena.base
-        self.item_ns = &board_of(self.arena).item_ns
+        self.item_ns, self.run_ns = &board_of(self.arena).item_ns, PROCESS_RUN_NS
         board_of(self.arena).nworkers, board_of(self.arena).watched = nworkers, timeout_ns != 0
         self.crew = lzs_crew_at(crew_of(self.arena), size, <uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
@@ -744,7 +746,7 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
 
 
 cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source) except -1:
-    """Hand over a run, evaluate its items, and send them in messages of those that took about RUN_NS together."""
+    """Hand over a run, evaluate its items, and send them in messages of those that took about PROCESS_RUN_NS."""
     cdef int64_t k, n, count = claim.run.count
     cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
     cdef run_record *record = record_at(arena, offset)
@@ -777,7 +779,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
             lzs_store(&mine.began, 0)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
-        if not (last or cut or perf_counter_ns() - sent > RUN_NS or board_of(arena).singly):
+        if not (last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly):
             continue
         n = len(results)
         message = message_of(arena, worker, results)
@@ -1088,7 +1090,7 @@ cdef class Window:
 
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
         """How many parts of a run to wait for in order to have item i: to wake us for each would hold up the worker."""
-        cdef int64_t more = RUN_NS // max(1, lzs_load(engine.item_ns))
+        cdef int64_t more = engine.run_ns // max(1, lzs_load(engine.item_ns))
         return count if engine.in_turn(count) else min(count, i - start + max(1, more))
 
     cdef object await_part(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
@@ -1144,7 +1146,7 @@ cdef class Window:
                 continue
             if in_turn and self.position < self.tail:
                 return 0
-            count = self.run_length(item_ns, in_turn) - self.tail % self.grain
+            count = self.run_length(engine, item_ns, in_turn) - self.tail % self.grain
             if n != UNKNOWN:
                 count = min(count, n - self.tail)
             if self.kept is not None and self.tail < self.kept_start:
@@ -1166,13 +1168,13 @@ cdef class Window:
             lzs_ring_flush(self.ring)
         return 0
 
-    cdef Py_ssize_t run_length(self, long long item_ns, bint in_turn) noexcept:
+    cdef Py_ssize_t run_length(self, Engine engine, long long item_ns, bint in_turn) noexcept:
         """How many items to hand over together: whole grains, few enough that each worker finds two runs."""
         cdef Py_ssize_t length = self.allowed if in_turn else self.allowed // (2 * self.nworkers)
         if item_ns == 0:
             length = 1
         else:
-            length = min(length, RUN_NS // item_ns)
+            length = min(length, engine.run_ns // item_ns)
         return max(1, length // self.grain) * self.grain
 
     cdef Py_ssize_t ahead(self, Py_ssize_t tail) noexcept:

@@ -893,8 +893,9 @@ void lzs_crew_bury(lzs_crew *crew, uint32_t w)
                 continue;
             /* E7 acq_rel <-> E2, E6: the run can be claimed again, unless its reader has just taken it back. It keeps
              * its generation: nobody is left who could take the old claim for the new one. */
-            found += atomic_compare_exchange_strong_explicit(&s->word, &word, word_of(word >> 16, 0, TODO),
-                                                             memory_order_acq_rel, memory_order_relaxed);
+            if (atomic_compare_exchange_strong_explicit(&s->word, &word, word_of(word >> 16, 0, TODO),
+                                                        memory_order_acq_rel, memory_order_relaxed))
+                found++;
         }
         wake_workers(crew, k, found);
     }
