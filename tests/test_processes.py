@@ -227,9 +227,11 @@ def test_kept_results_never_change():
 @pytest.mark.parametrize("shm_size", [0, 100_000])
 def test_beyond_shm_size_results_are_copied(shm_size):
     view = prefetch(smap(lambda i: numpy.full(5000, i), range(60)), shm_size=shm_size)
-    with pytest.warns(RuntimeWarning, match=f"More than shm_size={shm_size:,} bytes") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         kept = list(view)
-    assert len(caught) == 1
+    texts = [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+    assert len(texts) == 1 and texts[0].startswith(f"More than shm_size={shm_size:,} bytes")
     assert all((array == i).all() and array.flags.writeable for i, array in enumerate(kept))
     view.close()
 
@@ -611,6 +613,7 @@ def test_killed_at_random_times():
                     process.kill()
 
         killer = threading.Thread(target=kill)
+        assert view[0][0] == 0  # one that dies before any worker has begun is an error
         killer.start()
         try:
             kept = [array for i, array in enumerate(view) if (array == i).all()]
