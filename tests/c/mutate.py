@@ -474,10 +474,6 @@ SURVIVORS = {
         "It replaces the worker's own CLAIMED, and nobody reads anything on seeing WRITING. E2 has acquired "
         "the slot, and E4 releases the result."
     ),
-    "claim: the hint is all that is looked at": (
-        "What lies before a hint was claimed or taken back, and so far nobody makes a run claimable again. "
-        "The second scan is there for who will: the run of a worker that died."
-    ),
 }
 
 
