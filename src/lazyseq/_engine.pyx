@@ -646,7 +646,7 @@ cdef class ProcessEngine(Engine):
         if offset:
             record = record_at(self.arena, offset)
             overdue = lzs_load(&record.state.overdue) != 0
-            if not overdue:
+            if not overdue and not lzs_load(&record.state.unwanted):
                 self.count_death(record.item + its.part, error)
             lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
         if not overdue:
@@ -662,7 +662,7 @@ cdef class ProcessEngine(Engine):
         self.arena.reclaim(<uint32_t>worker)
         self.start(worker)
         if not overdue:
-            _processes.log.warning("%s; another takes its place%s", error, "" if offset == 0 else
+            _processes.log.warning("%s; another takes its place%s", error, "" if error.attempts == 0 else
                                    f", and item {error.index} is evaluated again" if error.attempts == 1 else
                                    f", and item {error.index} is given up")
         return 0
