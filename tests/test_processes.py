@@ -591,6 +591,29 @@ def test_a_stopped_worker_is_a_timeout():
         assert [item for item in found if type(item) is int] == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
+def test_idle_workers_that_are_stopped_are_replaced(caplog):
+    with prefetch(smap(abs, range(100)), max_buffered=4, timeout=0.1) as view:
+        for read in (iter, lambda view: (item for _, item in view.as_completed())):
+            items = read(view)
+            assert next(items) in range(4)
+            time.sleep(0.05)  # until all is ready, and the workers are idle
+            for process in processes():
+                os.kill(process.pid, signal.SIGSTOP)
+            assert len(list(items)) == 99
+    assert "was ended: it did nothing for 0.1 s; another takes its place" in caplog.text
+
+
+def test_a_worker_that_is_stopped_while_it_sends_is_a_timeout():
+    class Stops:
+        def __reduce__(self):
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return int, (3,)
+
+    with prefetch(smap(lambda i: Stops() if i == 3 else i, range(9)), timeout=0.2) as view:
+        found = outcomes(iter(view))
+        assert type(found[3]) is TimeoutError and [*found[:3], *found[4:]] == [0, 1, 2, 4, 5, 6, 7, 8]
+
+
 def test_idle_workers_that_are_killed_are_replaced():
     with prefetch(smap(abs, range(1000)), max_buffered=4) as view:
         items = iter(view)
@@ -616,10 +639,19 @@ def test_killed_at_random_times():
         assert view[0][0] == 0  # one that dies before any worker has begun is an error
         killer.start()
         try:
-            kept = [array for i, array in enumerate(view) if (array == i).all()]
+            kept = outcomes(iter(view))
             for i in range(0, 3000, 37):
-                assert (view[i] == i).all() and (view[i + 1] == i + 1).all()
+                again = outcomes(iter(view[i : i + 2]))
+                assert all(right(array, i + k) for k, array in enumerate(again)) and len(again) == 2
         finally:
             ended.set()
             killer.join()
-        assert len(kept) == 3000 and all((array == i).all() for i, array in enumerate(kept))
+        assert len(kept) == 3000 and all(right(array, i) for i, array in enumerate(kept))
+        assert sum(type(array) is WorkerDiedError for array in kept) < 30
+
+
+def right(array, i):
+    """Whether it is item i; or its error, should two have been killed over it."""
+    if type(array) is WorkerDiedError:
+        return array.index == i and array.attempts == 2
+    return (array == i).all()

@@ -103,6 +103,7 @@ cdef enum:
     RUN_NS = 100_000  # a run of threads
     PROCESS_RUN_NS = 400_000  # one of processes: more, since what follows it costs more
     TRIVIAL_NS = 250  # nothing that costs less can do anything beside its reader
+    STOPPED_NS = 1_000_000_000  # how long a worker may leave a run to itself, at least, if there is a timeout
     WAKE_NS = 20_000  # what a wake-up costs: nobody is woken for less work
 
 
@@ -215,7 +216,7 @@ cdef struct desk:
     # What a worker does, for the reader to see when it has died, or takes too long.
     long long record  # of the run that it evaluates; 0: none
     long long part
-    long long began  # when it began the part, in ns, if there is a timeout; 0: it has none
+    long long step  # if there is a timeout, when it began the part, or to be idle, in ns; 0: it is starting
     long long padding[5]
 
 
@@ -395,8 +396,8 @@ cdef class Engine:
         """What start_hook has raised, if the workers ended because of it."""
         raise NotImplementedError
 
-    cdef int look_after_workers(self) except -1:
-        """What a reader does who has waited in vain for a while."""
+    cdef int look_after_workers(self, long long since) except -1:
+        """What a reader does who has waited in vain for a while; if for a run that nobody has begun, since then."""
         raise NotImplementedError
 
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
@@ -551,7 +552,7 @@ cdef class ThreadEngine(Engine):
         cdef long long item_ns = lzs_load(self.item_ns)
         return item_ns != 0 and (item_ns <= TRIVIAL_NS or item_ns * n <= WAKE_NS)
 
-    cdef int look_after_workers(self) except -1:
+    cdef int look_after_workers(self, long long since) except -1:
         """Workers whose item takes longer than allowed get substitutes; their threads end with their items."""
         cdef Shift shift, substitute
         if self.timeout_ns == 0:
@@ -607,49 +608,51 @@ cdef class ProcessEngine(Engine):
         cdef long long message = board_of(self.arena).hook_error
         return None if message == 0 else (<Failure>self.arena.read(message)).error
 
-    cdef int look_after_workers(self) except -1:
+    cdef int look_after_workers(self, long long since) except -1:
         """Workers that have died, or whose item takes too long, are replaced, and readers told what is lost."""
         cdef Py_ssize_t k
+        cdef bint late
         if lzs_crew_closed(self.crew):
             return 0
         with self.lock:
             for k in range(len(self.workers)):
-                if self.timeout_ns:
-                    self.end_overdue(k)
                 process = self.workers[k]
+                late = self.timeout_ns and self.end_late(k, process, since)
                 if process.exitcode is not None and not lzs_crew_closed(self.crew):
-                    self.replace(k, process)
+                    self.replace(k, process, late)
         return 0
 
-    cdef int end_overdue(self, Py_ssize_t worker) except -1:
-        """End the process of an item that takes too long."""
+    cdef bint end_late(self, Py_ssize_t worker, process, long long since) except -1:
+        """End the process if its item takes too long, or if it sleeps as long while a reader waits for a run to begin."""
         cdef desk *its = desk_of(self.arena, worker)
-        cdef long long began = lzs_load(&its.began), record = lzs_load(&its.record)
-        if began == 0 or record == 0 or monotonic_ns() - began <= self.timeout_ns:
-            return 0
-        _processes.end(self.workers[worker])
-        if lzs_load(&its.began) == began:  # else it has ended just in time
-            lzs_store(&record_at(self.arena, record).state.overdue, its.part + 1)
-            its.began = 0
-        return 0
+        cdef long long record = lzs_load(&its.record), step = lzs_load(&its.step), now = monotonic_ns()
+        cdef run_record *run
+        if step == 0 or now - step <= self.timeout_ns or process.exitcode is not None:
+            return False
+        if record == 0 and (since == 0 or now - max(since, step) <= max(self.timeout_ns, STOPPED_NS)):
+            return False
+        _processes.end(process)
+        run = record_at(self.arena, record)
+        # Else it has ended the item just in time.
+        if record and its.record == record and its.step == step and its.part >= lzs_progress_done(&run.state.progress):
+            lzs_store(&run.state.overdue, its.part + 1)
+        return True
 
-    cdef int replace(self, Py_ssize_t worker, process) except -1:
+    cdef int replace(self, Py_ssize_t worker, process, bint late) except -1:
         """Another process for one that has died: of its run, what it has not sent is to be published again."""
         cdef desk *its = desk_of(self.arena, worker)
         cdef run_record *record
         cdef long long offset = its.record
-        cdef bint overdue = False
         error = _processes.died(process)
         if lzs_load(&board_of(self.arena).started) == 0:
             error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
             return self.end_with(error)
         if offset:
             record = record_at(self.arena, offset)
-            overdue = lzs_load(&record.state.overdue) != 0
-            if not overdue and not lzs_load(&record.state.unwanted):
+            if not late and not lzs_load(&record.state.unwanted):
                 self.count_death(record.item + its.part, error)
             lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
-        if not overdue:
+        if not late:
             self.fruitless = self.fruitless + 1 if self.sent == lzs_load(&board_of(self.arena).sent) else 1
             self.sent = lzs_load(&board_of(self.arena).sent)
             if self.fruitless > max(4, 2 * len(self.workers)):
@@ -661,10 +664,12 @@ cdef class ProcessEngine(Engine):
             let_go(self.arena, offset, BY_WORKER)
         self.arena.reclaim(<uint32_t>worker)
         self.start(worker)
-        if not overdue:
-            _processes.log.warning("%s; another takes its place%s", error, "" if error.attempts == 0 else
-                                   f", and item {error.index} is evaluated again" if error.attempts == 1 else
-                                   f", and item {error.index} is given up")
+        _processes.log.warning(
+            "%s; another takes its place%s",
+            f"prefetch: worker process {process.pid} was ended: it did nothing for {self.timeout_ns / 1e9} s" if late
+            else error,
+            "" if error.attempts == 0 else f", and item {error.index} is evaluated again" if error.attempts == 1
+            else f", and item {error.index} is given up")
         return 0
 
     cdef int end_with(self, error) except -1:
@@ -737,6 +742,7 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
             lzs_crew_close(crew)
             return
     lzs_add(&board_of(arena).started, 1)
+    lzs_store(&desk_of(arena, worker).step, monotonic_ns())
     while True:
         with nogil:
             status = lzs_crew_claim_wait(crew, worker, &claim)
@@ -760,6 +766,8 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     memset(record, 0, sizeof_record(count))
     record.start, record.count, record.item = claim.run.index, count, claim.run.item
     arena.keep_block(offset)
+    if watched:
+        lzs_store(&mine.step, monotonic_ns())
     lzs_store(&mine.record, offset)  # before it is attached: who has it must be able to find out that we have died
     if lzs_ring_attach(claim, <void *>offset) != LZS_OK:
         lzs_store(&mine.record, 0)
@@ -770,13 +778,11 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
             break
         lzs_store(&mine.part, k)
         if watched:
-            lzs_store(&mine.began, monotonic_ns())
+            lzs_store(&mine.step, monotonic_ns())
         if claim.run.item < 0:
             results.append(Failure(IndexError(f"prefetch index {claim.run.index} is out of range")))
         else:
             results.append(reading.next())
-        if watched:
-            lzs_store(&mine.began, 0)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
         if not (last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly):
@@ -798,6 +804,8 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
             break
         results = []
         sent = perf_counter_ns()
+    if watched:
+        lzs_store(&mine.step, monotonic_ns())
     lzs_store(&mine.record, 0)  # before it is let go: nobody does that twice for us
     let_go(arena, offset, BY_WORKER)
     return 0
@@ -1053,7 +1061,7 @@ cdef class Window:
         cdef void *result
         cdef lzs_status status = lzs_ring_drop(self.ring, &result)
         while status == LZS_BUSY:  # its worker may be dead
-            engine.look_after_workers()
+            engine.look_after_workers(0)
             status = lzs_ring_drop(self.ring, &result)
         if status != LZS_OK:
             return False
@@ -1072,7 +1080,9 @@ cdef class Window:
         cdef bint may_help = view.crew.helps and working_for != NULL
         cdef int ms = STALEMATE_MS if may_help else engine.wait_ms()
         cdef int64_t enough
+        cdef long long since
         if lzs_ring_take(self.ring, &taken) != LZS_OK:
+            since = monotonic_ns() if engine.timeout_ns else 0
             lzs_ring_head(self.ring, &run)
             enough = self.enough(engine, max(self.position, run.index), run.index, run.count)
             while taken == NULL:
@@ -1082,7 +1092,7 @@ cdef class Window:
                     if status == LZS_OK and lzs_ring_take(self.ring, &taken) == LZS_OK:
                         lzs_progress_wait(engine.progress_at(taken), self.ring, enough, PATIENCE_MS)
                 if taken == NULL:
-                    view.look_up(engine, status)
+                    view.look_up(engine, status, since)
                     if may_help and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
         self.held = run_at(engine.arena, taken)
@@ -1500,7 +1510,7 @@ cdef class Prefetch(Derived):
             if mode is not self.crew.evaluation:
                 seterr(mode)
 
-    cdef int look_up(self, Engine engine, lzs_status status) except -1:
+    cdef int look_up(self, Engine engine, lzs_status status, long long since=0) except -1:
         """After a wait: whether it makes sense to go on waiting."""
         if lzs_load(&self.crew.closed):
             self.crew.refuse()
@@ -1511,7 +1521,7 @@ cdef class Prefetch(Derived):
                 self.crew.exchange_engine(None)  # the next read tries again
             raise EvaluationError(f"start_hook failed in a worker of {self.label()} made at {self.site}",
                                   stage=self.stage) from engine.start_error()
-        engine.look_after_workers()
+        engine.look_after_workers(since)
         PyErr_CheckSignals()
         return 0
 
@@ -1664,6 +1674,7 @@ cdef class CompletedIterator:
     cdef Py_ssize_t first_unpublished
     cdef Py_ssize_t owed  # how many items are published and not delivered
     cdef Py_ssize_t end  # where an unknown length was seen to end; UNKNOWN: not yet
+    cdef long long since  # if there is a timeout, since when it has waited for a run to begin, in ns; 0: it has not
 
     def __init__(self, Prefetch view):
         self.view, self.unclaimed, self.running, self.again, self.end = view, deque(), [], [], UNKNOWN
@@ -1748,6 +1759,7 @@ cdef class CompletedIterator:
         while lzs_ring_take(self.window.ring, &taken) == LZS_OK:
             self.running.append(run_at(self.engine.arena, taken))
             self.unclaimed.popleft()
+            self.since = 0
         return 0
 
     cdef object take_one(self, list dropped):
@@ -1831,6 +1843,8 @@ cdef class CompletedIterator:
             ready = ready or run.has(run.next) or lzs_load(&run.state.overdue) != 0
         if not ready:
             if self.unclaimed:
+                if self.since == 0 and self.engine.timeout_ns:
+                    self.since = monotonic_ns()
                 with nogil:
                     status = lzs_ring_wait(ring, ms)
             else:
@@ -1839,7 +1853,7 @@ cdef class CompletedIterator:
                     status = lzs_progress_wait(progress, ring, enough, ms)
         for run in self.running:
             lzs_progress_want(&run.state.progress, 0)
-        self.view.look_up(self.engine, status)
+        self.view.look_up(self.engine, status, self.since if self.unclaimed else 0)
         return 0
 
     def __del__(self):
