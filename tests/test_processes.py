@@ -15,6 +15,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from random import Random
 
 import numpy
 import pytest
@@ -64,9 +65,9 @@ def nothing_is_left():
     assert os.listdir("/dev/shm") == shared
 
 
-def outcomes(iterator):
-    """The items of an iterator, with the errors that it raises in their places."""
-    found = []
+def outcomes(iterator, found=None):
+    """The items of an iterator, with the errors that it raises in their places; added to those found, if given."""
+    found = [] if found is None else found
     while True:
         try:
             found.append(next(iterator))
@@ -547,12 +548,11 @@ def segmentation_fault():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("how", [killed, segmentation_fault, lambda: os._exit(0)])
 def test_what_a_dead_worker_held_is_evaluated_again(method, how, tmp_path):
-    view = prefetch(smap(Ends(how, {0, 7, 40, 41, 99}, tmp_path), range(100)), mp_context=method)
-    assert list(view) == list(range(100))
-    for path in tmp_path.iterdir():
-        path.unlink()
-    assert sorted(view.as_completed()) == [(i, i) for i in range(100)]
-    view.close()
+    for read in (enumerate, lambda view: sorted(view.as_completed())):
+        with prefetch(smap(Ends(how, {0, 7, 40, 41, 99}, tmp_path), range(100)), mp_context=method) as view:
+            assert list(read(view)) == [(i, i) for i in range(100)]
+        for path in tmp_path.iterdir():
+            path.unlink()
 
 
 def test_an_item_that_always_ends_its_worker_fails_alone(caplog):
@@ -570,17 +570,20 @@ def test_an_item_that_always_ends_its_worker_fails_alone(caplog):
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
-def test_workers_that_die_of_nothing_end_reading():
-    view = prefetch(
-        smap(Ends(lambda: os._exit(3), {0}), range(30)),
-        1,
-        start_hook=lambda: threading.Timer(0.01, os._exit, [3]).start(),
-    )
-    with pytest.raises(WorkerDiedError, match="exited with code 3"):
-        for _ in range(100):
-            outcomes(iter(view[:1]))
-            time.sleep(0.02)
-            view[0]
+def test_workers_that_die_of_nothing_end_reading(tmp_path):
+    def hook():
+        if (tmp_path / "begun").exists():
+            os._exit(3)
+        (tmp_path / "begun").touch()
+
+    view = prefetch(smap(abs, range(30)), 1, start_hook=hook)
+    assert view[0] == 0
+    processes()[0].kill()
+    with pytest.raises(WorkerDiedError, match="exited with code 3") as caught:
+        view[29]
+    assert caught.value.__notes__ == ["It was the last of 5 that died and left nothing."]
+    for found, most in (outcomes(iter(view)), 30), (outcomes(view.as_completed()), 1):
+        assert 0 < len(found) <= most and {type(item) for item in found} == {WorkerDiedError}
     view.close()
 
 
@@ -628,18 +631,20 @@ def test_idle_workers_that_are_killed_are_replaced():
 
 def test_killed_at_random_times():
     with prefetch(smap(lambda i: numpy.full(6000, i), range(3000)), max_buffered=16) as view:
-        ended = threading.Event()
+        ended, kept, random = threading.Event(), [], Random(8)
 
         def kill():
-            while not ended.wait(0.02):
-                for process in processes()[:1]:
-                    process.kill()
+            fewest = 0
+            while not ended.wait(random.uniform(0.001, 0.03)):
+                if len(kept) >= fewest:  # else it would seem that none can live
+                    fewest = min(len(kept) + 20, 3000)
+                    random.choice(processes()).kill()
 
         killer = threading.Thread(target=kill)
         assert view[0][0] == 0  # one that dies before any worker has begun is an error
         killer.start()
         try:
-            kept = outcomes(iter(view))
+            outcomes(iter(view), kept)
             for i in range(0, 3000, 37):
                 again = outcomes(iter(view[i : i + 2]))
                 assert all(right(array, i + k) for k, array in enumerate(again)) and len(again) == 2

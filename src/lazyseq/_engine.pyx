@@ -28,7 +28,7 @@ from weakref import ref
 
 from . import _processes, _workers
 from ._transfer import usable_memory
-from .errors import EvaluationError, seterr
+from .errors import EvaluationError, WorkerDiedError, seterr
 
 cdef extern from *:
     """
@@ -623,7 +623,7 @@ cdef class ProcessEngine(Engine):
         return 0
 
     cdef bint end_late(self, Py_ssize_t worker, process, long long since) except -1:
-        """End the process if its item takes too long, or if it sleeps as long while a reader waits for a run to begin."""
+        """End the process if its item takes too long, or it sleeps while a reader waits for a run to begin."""
         cdef desk *its = desk_of(self.arena, worker)
         cdef long long record = lzs_load(&its.record), step = lzs_load(&its.step), now = monotonic_ns()
         cdef run_record *run
@@ -649,7 +649,7 @@ cdef class ProcessEngine(Engine):
             return self.end_with(error)
         if offset:
             record = record_at(self.arena, offset)
-            if not late and not lzs_load(&record.state.unwanted):
+            if not late:
                 self.count_death(record.item + its.part, error)
             lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
         if not late:
@@ -1486,8 +1486,9 @@ cdef class Prefetch(Derived):
                 else:
                     result = window.deliver(self, engine, j, dropped)
         except BaseException as error:
-            if iterator is not None and not isinstance(error, StopIteration):
-                iterator.i = i  # a Ctrl-C, say: the item is still the next one
+            # After a Ctrl-C, say, the item is still the next one; where reading has ended for good, it never ends.
+            if iterator is not None and not isinstance(error, StopIteration) and engine.end is None:
+                iterator.i = i
             raise
         finally:
             window.give_back()
@@ -1674,6 +1675,7 @@ cdef class CompletedIterator:
     cdef Py_ssize_t first_unpublished
     cdef Py_ssize_t owed  # how many items are published and not delivered
     cdef Py_ssize_t end  # where an unknown length was seen to end; UNKNOWN: not yet
+    cdef bint failed  # reading has ended for good, as was said
     cdef long long since  # if there is a timeout, since when it has waited for a run to begin, in ns; 0: it has not
 
     def __init__(self, Prefetch view):
@@ -1687,12 +1689,17 @@ cdef class CompletedIterator:
         cdef object error
         if self.view.reads_directly():
             return self.next_in_order()
+        if self.failed:
+            raise StopIteration
         window = self.current_window()
         if window is None:
             return self.next_in_order()
         window.acquire()
         try:
             found = self.next_completed(dropped)
+        except WorkerDiedError:  # of no item: nobody evaluates the rest
+            self.failed = True
+            raise
         finally:
             window.give_back()
         if found is None:
