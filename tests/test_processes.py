@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
 from pathlib import Path
 from random import Random
 
@@ -355,6 +356,33 @@ def test_errors_that_do_not_come_through_do_so_in_words(kind):
             assert kind.__name__ in text and f"text {i}" in text and "in fail" in text
 
 
+class Lost(Exception):
+    def __init__(self, i):
+        super().__init__(i)
+        self.i = i
+
+
+def test_an_error_goes_with_its_last_reference():
+    """No cycle leads through its traceback: else what its readers have, arrays and all, would wait for a collection."""
+
+    def lose(i):
+        try:
+            raise Lost(i)
+        except Lost as error:
+            raise Lost(-i) from error
+
+    with prefetch(smap(lose, range(3))) as view:
+        gc.disable()
+        try:
+            view[1]
+        except EvaluationError as error:
+            references = [weakref.ref(each) for each in (error.__cause__, error.__cause__.__cause__)]
+            assert [reference().i for reference in references] == [-1, 1]
+        finally:
+            gc.enable()
+    assert [reference() for reference in references] == [None, None]
+
+
 def test_attributes_of_errors_come_through():
     def fail(i):
         raise [SystemExit(7), OSError(2, "gone", "a file"), UnicodeDecodeError("utf8", b"\xff", 0, 1, "bad")][i]
@@ -518,6 +546,31 @@ def test_a_forked_child_starts_workers_of_its_own():
     again = list(view)
     assert all(a[0] == b[0] == i for i, (a, b) in enumerate(zip(kept, again, strict=True)))
     view.close()
+
+
+def test_a_forked_child_leaves_its_parents_garbage_alone():
+    """Also what it collects before it has come to any function of ours."""
+    done = script("""
+        import gc, os
+        os.register_at_fork(after_in_child=gc.collect)
+        import numpy
+        from lazyseq import prefetch, smap
+
+        gc.disable()
+        with prefetch(smap(lambda i: numpy.full(60_000, i), range(100)), 1, "process", 8, mp_context="fork") as view:
+            items = iter(view)
+            garbage = [view[20], next(items), items]
+            garbage.append(garbage)
+            del garbage, items
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            gc.collect()
+            kept = list(view)
+            assert all((array == i).all() for i, array in enumerate(kept))
+    """)
+    assert done == (0, "", "")
 
 
 class Ends:

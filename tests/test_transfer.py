@@ -482,8 +482,9 @@ def test_under_a_limit_of_addresses():
     """Less than the machine's memory will do; too little is an error that says so."""
     done = run("""
         import resource
+        from pathlib import Path
         from lazyseq._transfer import Arena
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
         arena = Arena(4, 0, 0)
         assert arena.read(arena.write(3, b"x" * 1000)) == b"x" * 1000

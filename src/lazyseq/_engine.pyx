@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from ._core cimport UNKNOWN, Derived, View, gathered, grain_of, pull, read, rebased, size_of, source_error, stage_error
 from ._prefetch cimport *
-from ._transfer cimport Arena, Message
+from ._transfer cimport Arena, Message, forks
 
 from collections import deque
 from threading import RLock
@@ -375,8 +375,10 @@ cdef class Engine:
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
     cdef object end  # the error because of which reading has ended for good, or None
+    cdef unsigned forks
 
     def __cinit__(self):
+        self.forks = forks()
         self.may_look = _workers.usable_cores() > 1
         self.windows, self.idle, self.workers, self.lock = [], [], [], RLock()
 
@@ -384,6 +386,10 @@ cdef class Engine:
         self.max_buffered, self.timeout_ns = max_buffered, timeout_ns
         self.start_hook, self.evaluation = start_hook, evaluation
         return 0
+
+    cdef bint is_over(self) noexcept:
+        """Whether its results go with it: a forked child must not look, as workers were caught in a write."""
+        return lzs_load(&self.over) or self.forks != forks()
 
     def start(self, Py_ssize_t worker):
         """Start the thread or process that works as this worker, or takes its place."""
@@ -1257,6 +1263,9 @@ cdef class Crew:
         cdef Engine engine = self.exchange_engine(None)
         if engine is None:
             return []
+        if engine.forks != forks():  # garbage that a forked child collects before it has come to forget_workers
+            _workers.lost.append(engine)
+            return []
         lzs_crew_close(engine.crew)
         return engine.workers
 
@@ -1325,8 +1334,8 @@ cdef class Crew:
     cdef int retire(self, Engine engine, Window window) except -1:
         """Nobody reads through the window any more."""
         cdef list dropped = []
-        if lzs_load(&engine.over):
-            return 0  # its results go with the engine; a forked child must not look: workers were caught in a write
+        if engine.is_over():
+            return 0
         window.clear(engine, dropped)
         with cython.critical_section(window):
             dropped += window.source, window.reading
@@ -1608,7 +1617,7 @@ cdef class PrefetchIterator:
                 return self.next_directly(view)
             with cython.critical_section(self):
                 engine, window = self.engine, self.window
-            if window is None or lzs_load(&engine.over):
+            if window is None or engine.is_over():
                 engine, window = self.begin(view)  # the first read, or the workers have gone
             if window is None:
                 return self.next_directly(view)
@@ -1738,7 +1747,7 @@ cdef class CompletedIterator:
     cdef Window current_window(self):
         """The window, or None where there are too many."""
         with self.view.crew.lock:
-            if self.window is not None and lzs_load(&self.engine.over):
+            if self.window is not None and self.engine.is_over():
                 # Go on with other workers: what the last ones had to do is done again.
                 self.again.extend(self.unclaimed)
                 self.again.extend([((<Run>run).next, (<Run>run).stop) for run in self.running])

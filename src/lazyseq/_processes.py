@@ -87,6 +87,10 @@ def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, reci
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         process.start()
+    except ChildProcessError as error:
+        raise RuntimeError(
+            "prefetch: a process that was forked cannot use its parent's fork server: set another mp_context"
+        ) from error
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -171,9 +175,7 @@ def dump_error(error: BaseException) -> bytes:
 
 def load_error(data: bytes) -> BaseException:
     """The error that another process has pickled."""
-    error = unpacked(pickle.loads(data))
-    assert error is not None
-    return error
+    return cast("BaseException", unpacked(pickle.loads(data)))
 
 
 def packed(error: BaseException | None, seen: set[int]) -> _Packed | None:
@@ -207,7 +209,10 @@ def unpacked(parts: _Packed | None) -> BaseException | None:
     if cause is not None:
         error.__cause__ = unpacked(cause)
     error.__suppress_context__ = suppresses
-    return error
+    try:
+        return error
+    finally:
+        del error  # this frame is behind those of its traceback, and with it whatever the callers have
 
 
 class NotTransferable(TypeError):

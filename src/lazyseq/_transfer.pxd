@@ -10,6 +10,8 @@ cdef struct Message:
     uint64_t pickled  # how many bytes
     uint64_t nparts  # how many buffers travel beside
 
+cdef unsigned forks() noexcept nogil
+
 
 @cython.final
 cdef class Arena:

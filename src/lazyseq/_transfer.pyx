@@ -35,13 +35,21 @@ cdef extern from *:
     #define lzs_add(p, v) (_InterlockedExchangeAdd64(p, v) + (v))
     #define lzs_close _close
     #define MAP_NORESERVE 0
+    static void lzs_count_forks(void) { } /* there are none */
     #else
+    #include <pthread.h>
     #include <sys/mman.h>
     #include <unistd.h>
     #define lzs_add(p, v) __atomic_add_fetch(p, v, __ATOMIC_RELAXED)
     #define lzs_close close
+    static void lzs_count_fork(void);
+    static void lzs_count_forks(void) { pthread_atfork(NULL, NULL, lzs_count_fork); }
     #endif
+    static unsigned lzs_forks;
+    static void lzs_count_fork(void) { lzs_forks++; }
     """
+    const unsigned lzs_forks  # how many lie between this process and the first that had this module
+    void lzs_count_forks() noexcept
     long long lzs_add(long long *p, long long value) noexcept nogil
     int lzs_close(int descriptor) noexcept nogil
     int MAP_NORESERVE
@@ -59,17 +67,15 @@ cdef struct Part:
     uint64_t offset  # 0: no longer the message's
     uint64_t length
 
-cdef unsigned forks = 0  # how many lie between this process and the first that had this module
-
-
-def _count_fork():
-    global forks
-    forks += 1
-
-
-os.register_at_fork(after_in_child=_count_fork)
+# Not by os.register_at_fork: other functions that it has on its list may collect garbage before it comes to ours.
+lzs_count_forks()
 
 TOO_LARGE = {errno.ENOMEM, errno.EFBIG, errno.EINVAL}  # what the system says of a file or mapping
+
+
+cdef unsigned forks() noexcept nogil:
+    """A number that tells this process from those that it was forked from."""
+    return lzs_forks
 
 
 cdef inline Part *parts_of(Message *message) noexcept nogil:
@@ -138,11 +144,11 @@ cdef class Arena:
     """
 
     def __cinit__(self):
-        self.descriptor, self.forks = -1, forks
+        self.descriptor, self.forks = -1, forks()
 
     cdef bint is_ours(self) noexcept nogil:
         """Whether what we let go of is ours: a forked child has only copies of its parent's objects."""
-        return self.forks == forks
+        return self.forks == forks()
 
     def __init__(self, uint32_t owners, uint64_t common, uint64_t limit):
         cdef uint64_t head = lzs_arena_head(owners, common)
