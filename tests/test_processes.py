@@ -128,6 +128,46 @@ def test_what_cannot_be_pickled_is_named_at_once():
         view[0]
 
 
+class Unloadable:
+    """What fails when it is made anew."""
+
+    def __reduce__(self):
+        return fail_to_load, ()
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, i):
+        return i
+
+
+def fail_to_load():
+    raise KeyError("not here")
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_pipeline_that_cannot_be_loaded_is_an_error_that_says_so(method):
+    view = prefetch(Unloadable(), mp_context=method)
+    items = [iter(view), iter(view)]
+    for read in (lambda: next(items[0]), lambda: view[2], lambda: next(items[1])):
+        with pytest.raises(TypeError, match="cannot be loaded there: KeyError: 'not here'"):
+            read()
+    view.close()
+    with prefetch(Unloadable()) as view:
+        assert list(view) == list(range(9))
+
+
+def test_a_failing_hook_is_told_to_every_reader():
+    def hook():
+        raise KeyError("no such device")
+
+    with prefetch(range(9), start_hook=hook) as view:
+        for items in (iter(view), iter(view), view.as_completed()):
+            with pytest.raises(EvaluationError, match="start_hook failed") as caught:
+                next(items)
+            assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_workers_are_started_from_any_thread():
     found = []
     view = prefetch(range(100))
@@ -421,6 +461,45 @@ def test_results_that_cannot_be_loaded_are_errors_and_fail_alone_the_next_time()
         assert [i for i, item in enumerate(outcomes(iter(view))) if item != i] == [8]
 
 
+interrupted = []
+
+
+class Interrupted:
+    """What is loaded as i; the first time, by the reader, something comes in between."""
+
+    def __init__(self, i):
+        self.i = i
+
+    def __reduce__(self):
+        return load_interrupted, (self.i,)
+
+
+def load_interrupted(i):
+    if not interrupted:
+        interrupted.append(i)
+        raise KeyboardInterrupt
+    return i
+
+
+def test_nothing_is_lost_when_a_signal_comes_while_a_result_is_loaded():
+    interrupted.clear()
+    with prefetch(smap(lambda i: Interrupted(i) if i == 8 else i, range(30)), max_buffered=30) as view:
+        items, found = iter(view), []
+        with pytest.raises(KeyboardInterrupt):
+            found += outcomes(items, found)
+        assert found + outcomes(items) == list(range(30)) and interrupted == [8]
+
+
+def test_nothing_is_lost_when_warnings_are_errors():
+    view = prefetch(smap(lambda i: numpy.full(5000, i), range(9)), shm_size=100_000)
+    with view, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = outcomes(iter(view))
+    assert sum(isinstance(item, RuntimeWarning) for item in found) == 1
+    arrays = [item for item in found if not isinstance(item, RuntimeWarning)]
+    assert len(arrays) == 9 and all((array == i).all() for i, array in enumerate(arrays))
+
+
 # ---- Life and death -------------------------------------------------------------------------------------------------
 
 
@@ -647,6 +726,16 @@ def test_a_stopped_worker_is_a_timeout():
         assert [item for item in found if type(item) is int] == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
+def test_workers_that_are_stopped_while_they_start_are_replaced(tmp_path):
+    def hook():
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(tmp_path / "stopped", os.O_CREAT | os.O_EXCL))
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    with prefetch(smap(str, range(30)), 1, timeout=0.1, start_hook=hook) as view:
+        assert list(view) == [str(i) for i in range(30)]
+
+
 def test_idle_workers_that_are_stopped_are_replaced(caplog):
     with prefetch(smap(abs, range(100)), max_buffered=4, timeout=0.1) as view:
         for read in (iter, lambda view: (item for _, item in view.as_completed())):
@@ -680,6 +769,27 @@ def test_idle_workers_that_are_killed_are_replaced():
                 for process in processes():
                     process.kill()
             assert next(items) == i + 1
+
+
+def test_a_signal_does_not_interrupt_a_recovery(monkeypatch):
+    """Else there could be two workers with the memory of one."""
+    main, start, starts = threading.get_ident(), lazyseq._processes.start, []
+
+    def start_and_interrupt(*arguments):
+        starts.append(start(*arguments))
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.05)
+        return starts[-1]
+
+    with prefetch(range(3000), 1) as view:
+        assert view[0] == 0
+        processes()[0].kill()
+        monkeypatch.setattr(lazyseq._processes, "start", start_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(view[100:])
+        monkeypatch.undo()
+        assert list(view) == list(range(3000))
+        assert processes() == starts and len(starts) == 1
 
 
 def test_killed_at_random_times():

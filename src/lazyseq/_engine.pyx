@@ -145,9 +145,9 @@ cdef class Run:
         return lzs_progress_done(&self.state.progress) > i - self.start
 
     cdef object take(self, Py_ssize_t i):
-        self.next = i + 1
         if self.parcel is not None:
             self.parcel.unpack(self.results, i - self.start)
+        self.next = i + 1
         return exchange_item(self.results, i - self.start, None)
 
     cdef int give_up(self, list dropped) except -1:
@@ -296,19 +296,21 @@ cdef class Parcel:
         """Put the results into the list, up to this part at least, which is there."""
         cdef uint64_t message
         cdef Py_ssize_t k, n
-        cdef list found
+        cdef list found, interruptions = []
         while self.unpacked <= part:
             message = messages_of(self.record)[self.unpacked]
             n = message_at(self.arena, message).count
             messages_of(self.record)[self.unpacked] = 0
             try:
-                found = self.arena.read(message)
-            except Exception as error:  # whatever a user's object does when it is made anew
+                found = self.arena.read(message, interruptions)
+            except BaseException as error:  # whatever a user's object does when it is made anew
                 board_of(self.arena).singly = 1  # so that from now on it fails alone
                 found = [Failure(_processes.not_receivable(n, error))] * n
             for k in range(n):
                 results[self.unpacked + k] = found[k]
             self.unpacked += n
+        if interruptions:
+            raise interruptions[0]
         return 0
 
 
@@ -580,6 +582,7 @@ cdef class ProcessEngine(Engine):
     The workers have the source as it was when they started. A window on a part of it tells them the items by number.
     """
     cdef object context, recipe
+    cdef object refusal  # what start_hook raised in a worker
     cdef dict deaths  # how many workers an item has ended
     cdef dict given_up  # the errors of items that have ended too many
     cdef long long sent  # how many messages there were at the last death
@@ -611,38 +614,58 @@ cdef class ProcessEngine(Engine):
                 self.workers.append(process)
 
     cdef object start_error(self):
-        cdef long long message = board_of(self.arena).hook_error
-        return None if message == 0 else (<Failure>self.arena.read(message)).error
+        with self.lock:
+            message = lzs_load(&board_of(self.arena).hook_error)
+            if message and self.refusal is None:  # which can be read once
+                self.refusal = (<Failure>self.arena.read(message)).error
+        return self.refusal
 
     cdef int look_after_workers(self, long long since) except -1:
         """Workers that have died, or whose item takes too long, are replaced, and readers told what is lost."""
         cdef Py_ssize_t k
-        cdef bint late
+        cdef bint any_lost = False
         if lzs_crew_closed(self.crew):
             return 0
         with self.lock:
             for k in range(len(self.workers)):
-                process = self.workers[k]
-                late = self.timeout_ns and self.end_late(k, process, since)
-                if process.exitcode is not None and not lzs_crew_closed(self.crew):
-                    self.replace(k, process, late)
+                any_lost |= self.workers[k].exitcode is not None or self.is_late(k, since)
+        if any_lost:
+            # An error in between could leave two workers with the memory of one.
+            _workers.aside(lambda: self.replace_lost(since))
         return 0
 
-    cdef bint end_late(self, Py_ssize_t worker, process, long long since) except -1:
-        """End the process if its item takes too long, or it sleeps while a reader waits for a run to begin."""
+    def replace_lost(self, long long since):
+        cdef Py_ssize_t k
+        cdef bint late
+        with self.lock:
+            for k in range(len(self.workers)):
+                process = self.workers[k]
+                late = process.exitcode is None and self.is_late(k, since)
+                if late:
+                    self.end_late(k, process)
+                if process.exitcode is not None and not lzs_crew_closed(self.crew):
+                    self.replace(k, process, late)
+
+    cdef bint is_late(self, Py_ssize_t worker, long long since) except -1:
+        """Whether its item takes too long, or it sleeps while a reader waits for a run to begin."""
         cdef desk *its = desk_of(self.arena, worker)
-        cdef long long record = lzs_load(&its.record), step = lzs_load(&its.step), now = monotonic_ns()
+        cdef long long step = lzs_load(&its.step), now = monotonic_ns()
+        if self.timeout_ns == 0 or now - step <= self.timeout_ns:
+            return False
+        if its.record == 0 and (since == 0 or now - max(since, step) <= max(self.timeout_ns, STOPPED_NS)):
+            return False
+        return step != 0 or _processes.is_stopped(self.workers[worker])  # 0: it is starting, which may take long
+
+    cdef int end_late(self, Py_ssize_t worker, process) except -1:
+        """End the process, and with it its item, unless that is finished just in time."""
+        cdef desk *its = desk_of(self.arena, worker)
+        cdef long long record = lzs_load(&its.record), step = lzs_load(&its.step)
         cdef run_record *run
-        if step == 0 or now - step <= self.timeout_ns or process.exitcode is not None:
-            return False
-        if record == 0 and (since == 0 or now - max(since, step) <= max(self.timeout_ns, STOPPED_NS)):
-            return False
         _processes.end(process)
         run = record_at(self.arena, record)
-        # Else it has ended the item just in time.
         if record and its.record == record and its.step == step and its.part >= lzs_progress_done(&run.state.progress):
             lzs_store(&run.state.overdue, its.part + 1)
-        return True
+        return 0
 
     cdef int replace(self, Py_ssize_t worker, process, bint late) except -1:
         """Another process for one that has died: of its run, what it has not sent is to be published again."""
@@ -650,7 +673,7 @@ cdef class ProcessEngine(Engine):
         cdef run_record *record
         cdef long long offset = its.record
         error = _processes.died(process)
-        if lzs_load(&board_of(self.arena).started) == 0:
+        if lzs_load(&board_of(self.arena).started) == 0 and not late:
             error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
             return self.end_with(error)
         if offset:
@@ -734,6 +757,12 @@ cdef class ProcessEngine(Engine):
         return min(DEATH_CHECK_MS, Engine.wait_ms(self))
 
 
+def refuse_to_work(Arena arena, uint32_t worker, error):
+    """In a worker process, tell the readers that there will be no workers, and why."""
+    board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
+    lzs_crew_close(crew_of(arena))
+
+
 def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_hook):
     """What a worker process runs."""
     cdef lzs_crew *crew = crew_of(arena)
@@ -744,8 +773,7 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
         try:
             _workers.run_hook(start_hook, worker)
         except BaseException as error:
-            board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
-            lzs_crew_close(crew)
+            refuse_to_work(arena, worker, error)
             return
     lzs_add(&board_of(arena).started, 1)
     lzs_store(&desk_of(arena, worker).step, monotonic_ns())
@@ -1529,8 +1557,11 @@ cdef class Prefetch(Derived):
                 raise engine.end.with_traceback(None)
             if self.crew.current_engine() is engine:
                 self.crew.exchange_engine(None)  # the next read tries again
+            error = engine.start_error()
+            if isinstance(error, _processes.NotTransferable):
+                raise error.with_traceback(None)
             raise EvaluationError(f"start_hook failed in a worker of {self.label()} made at {self.site}",
-                                  stage=self.stage) from engine.start_error()
+                                  stage=self.stage) from error
         engine.look_after_workers(since)
         PyErr_CheckSignals()
         return 0

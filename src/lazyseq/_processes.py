@@ -116,6 +116,15 @@ def died(process: BaseProcess) -> WorkerDiedError:
     )
 
 
+def is_stopped(process: BaseProcess) -> bool:
+    """Whether it waits for SIGCONT, where the system tells."""
+    try:
+        with open(f"/proc/{process.pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2].startswith((b"T", b"t"))
+    except OSError:
+        return False
+
+
 def end(process: BaseProcess) -> None:
     """End a worker at once, whatever it is doing."""
     process.kill()
@@ -136,7 +145,7 @@ def is_worker() -> bool:
 
 def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, recipe: object) -> None:
     """What a worker's process runs."""
-    from ._engine import work_in_process  # which imports this module
+    from ._engine import refuse_to_work, work_in_process  # which imports this module
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
@@ -145,7 +154,11 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
     logging.getLogger().setLevel(level)
     gc.freeze()  # what was inherited is shared with the parent until somebody writes to it, as a collection would
     threadpoolctl.threadpool_limits(1)  # the workers are as many as there are cores to use
-    source, start_hook = cast("_Recipe", pickle.loads(recipe) if isinstance(recipe, bytes) else recipe)
+    try:
+        source, start_hook = cast("_Recipe", pickle.loads(recipe) if isinstance(recipe, bytes) else recipe)
+    except BaseException as error:  # whatever a user's object does when it is made anew
+        refuse_to_work(arena, worker, not_loadable(error))
+        return
     work_in_process(arena, worker, evaluation, source, start_hook)
 
 
@@ -216,10 +229,21 @@ def unpacked(parts: _Packed | None) -> BaseException | None:
 
 
 class NotTransferable(TypeError):
-    """A result does not come from a worker process to the reader."""
+    """The pipeline does not come to a worker process, or a result from there to the reader."""
 
 
-def not_receivable(n: int, error: Exception) -> NotTransferable:
+def not_loadable(error: BaseException) -> NotTransferable:
+    """The error of a pipeline that cannot be loaded where it was sent."""
+    failed = NotTransferable(
+        "prefetch: the pipeline that was pickled for a worker process cannot be loaded there: "
+        f"{type(error).__name__}: {error}. Define what it needs in a module that workers can import, or start them by "
+        "'fork' (mp_context)"
+    )
+    failed.__cause__ = error
+    return failed
+
+
+def not_receivable(n: int, error: BaseException) -> NotTransferable:
     """The error of results that cannot be loaded from the pickle that a worker has sent."""
     which = "the result" if n == 1 else f"one of {n} results that were sent together"
     failed = NotTransferable(

@@ -34,7 +34,7 @@ cdef class Arena:
     cdef void keep_block(self, uint64_t offset) noexcept nogil
     cdef bint is_ours(self) noexcept nogil
     cpdef uint64_t write(self, uint32_t owner, object value) except 0
-    cpdef object read(self, uint64_t message)
+    cpdef object read(self, uint64_t message, list interruptions=*)
     cpdef void drop(self, uint64_t message) noexcept nogil
     cdef void keep(self, uint64_t message) noexcept nogil
     cpdef uint64_t reclaim(self, uint32_t owner) noexcept nogil

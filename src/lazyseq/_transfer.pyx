@@ -278,28 +278,42 @@ cdef class Arena:
             raise
         return offset
 
-    cpdef object read(self, uint64_t message):
-        """The value of a message, which is given back."""
+    cpdef object read(self, uint64_t message, list interruptions=None):
+        """The value of a message, which is given back.
+
+        What a signal handler raises meanwhile, or a warning that is an error, is no reason to lose the value: it is
+        appended to interruptions if there is such a list, else raised.
+        """
         cdef Message *m = <Message *>(self.base + message)
         cdef Part *part = parts_of(m)
         cdef uint64_t k, offset
         cdef bint copied = False
-        cdef list buffers = []
+        cdef list buffers = [], raised = [] if interruptions is None else interruptions
         try:
             for k in range(m.nparts):
                 offset, part[k].offset = part[k].offset, 0
                 buffer = self.receive(offset, part[k].length)
                 copied |= type(buffer) is bytearray
                 buffers.append(buffer)
-            value = loads(PyMemoryView_FromMemory(<char *>(part + m.nparts), m.pickled, PyBUF_READ), buffers=buffers)
+            pickled = PyMemoryView_FromMemory(<char *>(part + m.nparts), m.pickled, PyBUF_READ)
+            try:
+                value = loads(pickled, buffers=buffers)
+            except BaseException as error:
+                value = loads(pickled, buffers=buffers)  # which raises again what is the value's own error
+                raised.append(error)
         finally:
             self.drop(message)
         if copied and lzs_add(&self.warned, 1) == 1:
-            warnings.warn(
-                f"More than shm_size={self.limit:,} bytes of items are kept: from here on they are copied, which takes "
-                "longer. Keep fewer of them, or set a larger shm_size.",
-                RuntimeWarning,
-            )
+            try:
+                warnings.warn(
+                    f"More than shm_size={self.limit:,} bytes of items are kept: from here on they are copied, which "
+                    "takes longer. Keep fewer of them, or set a larger shm_size.",
+                    RuntimeWarning,
+                )
+            except BaseException as error:
+                raised.append(error)
+        if interruptions is None and raised:
+            raise raised[0]
         return value
 
     cdef object receive(self, uint64_t offset, uint64_t length):

@@ -68,6 +68,26 @@ def join(workers: Iterable[threading.Thread | BaseProcess]) -> None:
             worker.join()
 
 
+def aside(work: Callable[[], object]) -> None:
+    """Call work() where no signal handler can interrupt it: not in the main thread, which can stop to wait for it."""
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="lazyseq-aside", daemon=True)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
 def living_threads() -> set[int]:
     """The identifiers of all threads that have not ended."""
     return set(sys._current_frames())
