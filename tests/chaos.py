@@ -378,15 +378,15 @@ def main():
     if arguments.cell:
         return Cell(*arguments.words, arguments.cell).run()
     cells = [cell for cell in itertools.product(METHODS, FAULTS, VICTIMS, PHASES) if {*arguments.words} <= {*cell}]
-    shared, start, bad = os.listdir("/dev/shm"), time.monotonic(), 0
+    shared, start, bad = {*os.listdir("/dev/shm")}, time.monotonic(), 0
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as executor:
         for cell, wrong in zip(cells, executor.map(complaint, cells), strict=True):
             if wrong is not None:
                 bad += 1
                 print(f"{', '.join(cell)}: {wrong}", flush=True)
-    if os.listdir("/dev/shm") != shared:
+    if left := {*os.listdir("/dev/shm")} - shared:
         bad += 1
-        print("left in /dev/shm:", {*os.listdir("/dev/shm")} - {*shared})
+        print("left in /dev/shm:", left)
     print(f"{len(cells)} cells in {time.monotonic() - start:.0f} s, {bad} wrong")
     return bad > 0
 
