@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import lazyseq
-from lazyseq import EvaluationError, WorkerDiedError, add_cache, batch, collate, smap, unbatch
+from lazyseq import EvaluationError, TooManyFailures, WorkerDiedError, add_cache, batch, collate, guard, smap, unbatch
 
 METHODS = multiprocessing.get_all_start_methods()
 
@@ -326,6 +326,50 @@ def test_items_that_share_an_evaluation_are_evaluated_once():
     pairs = collate([smap(lambda i: (os.getpid(), time.monotonic()), range(100)), range(100)])
     found = list(prefetch(unbatch(smap(lambda p: [p, p], pairs), 2)))
     assert all(found[i] == found[i + 1] for i in range(0, 200, 2)) and len(set(found)) == 100
+
+
+class Bad(Exception):
+    def __init__(self, i, lock=None):
+        super().__init__(i)
+        self.lock = lock  # with one, it cannot be pickled
+
+
+def bad_each_tenth(i):
+    if i % 10 == 5:
+        raise Bad(i, threading.Lock() if i == 15 else None)
+    return i
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("on_error", ["raise", "default", "neighbour"])
+def test_guards_know_what_has_failed_in_workers(method, on_error):
+    inner = guard(smap(bad_each_tenth, range(60)), on_error=on_error)
+    outer = collate([inner, guard(range(100, 160))])
+    with prefetch(outer, mp_context=method) as view:
+        found = outcomes(iter(view))
+    assert [item[0] for i, item in enumerate(found) if i % 10 != 5] == [i for i in range(60) if i % 10 != 5]
+    failures = dict(inner.failures)
+    assert sorted(failures) == [5, 15, 25, 35, 45, 55] and outer.children[1].failures == []
+    assert {type(error) for i, error in failures.items() if i != 15} == {Bad} and "cannot be pickled" in str(
+        failures[15]
+    )
+    expected = {"raise": EvaluationError, "default": None, "neighbour": 26}[on_error]
+    assert (type(found[25]) is expected) if on_error == "raise" else (found[25] == (expected, 125))
+
+
+def test_the_budget_of_a_guard_is_that_of_all_workers():
+    strict = guard(smap(bad_each_tenth, range(100)), default=-1, budget=4)
+    with prefetch(strict, max_buffered=4) as view:
+        found = outcomes(iter(view))
+    assert [i for i, item in enumerate(found) if isinstance(item, TooManyFailures)] == [45, 55, 65, 75, 85, 95]
+    assert [i for i, _ in found[45].failures] == [5, 15, 25, 35, 45] and len(strict.failures) == 10
+
+    fraction = guard(smap(bad_each_tenth, range(100)), default=-1, budget=0.2)
+    with prefetch(fraction, 3) as view:
+        assert sum(item == -1 for item in view) == 10
+    scarce = guard(smap(bad_each_tenth, range(100)), default=-1, budget=0.01)
+    with prefetch(scarce, 3) as view, pytest.raises(TooManyFailures, match="reads failed"):
+        list(view)
 
 
 def test_a_cache_above_the_prefetch_keeps_its_items():

@@ -81,6 +81,28 @@ cdef class Derived(View):
     cdef int adopt(self, object source) except -1
 
 
+cdef class Guard(Derived):
+    cdef readonly object on_error, default
+    cdef object errors, budget
+    cdef Py_ssize_t retries
+    cdef double backoff
+    cdef Py_ssize_t reads  # counted where there is a budget
+    cdef Py_ssize_t given_up  # how many reads failed
+    cdef dict noted  # index -> the error of its last failure
+    cdef list unsent  # in a worker process, (index, error) of what the reader was not told yet
+
+    cdef int count_reads(self, Py_ssize_t n) except -1
+    cdef object cause_of(self, object error)
+    cdef object rescue(self, Py_ssize_t i, object error)
+    cdef object give_up(self, Py_ssize_t i, object error)
+    cdef object note(self, Py_ssize_t i, object cause)
+    cdef int count_for_reader(self) except -1
+    cdef tuple take_counts(self)
+    cdef object too_many(self, Py_ssize_t i, Py_ssize_t failed, Py_ssize_t reads)
+    cdef object neighbour(self, Py_ssize_t i, object error)
+    cdef bint has_failed(self, Py_ssize_t i) except -1
+
+
 cdef class Joined(View):
     cdef tuple parts
     cdef int adopt(self, tuple parts) except -1

@@ -3747,14 +3747,6 @@ cdef class Guard(Derived):
 
     Threads: the counts, and what was noted, change in critical sections that run no code of the user's.
     """
-    cdef readonly object on_error, default
-    cdef object errors, budget
-    cdef Py_ssize_t retries
-    cdef double backoff
-    cdef Py_ssize_t reads  # counted where there is a budget
-    cdef Py_ssize_t given_up  # how many reads failed
-    cdef dict noted  # index -> the error of its last failure
-
     def __init__(self, source, Py_ssize_t retries, double backoff, on_error, default, errors, budget):
         self.retries, self.backoff, self.on_error, self.default = retries, backoff, on_error, default
         self.errors, self.budget, self.noted = errors, budget, {}
@@ -3770,7 +3762,7 @@ cdef class Guard(Derived):
     cdef object item(self, Py_ssize_t i):
         cdef PyObject *found
         if self.budget is not None:
-            self.count_read()
+            self.count_reads(1)
         if is_a(self.source, View):
             found = (<item_function>(<View>self.source).item)(<PyObject *>self.source, i)
             if found != NULL:
@@ -3781,9 +3773,9 @@ cdef class Guard(Derived):
         except BaseException as error:
             return self.rescue(i, error)
 
-    cdef int count_read(self) except -1:
+    cdef int count_reads(self, Py_ssize_t n) except -1:
         with cython.critical_section(self):
-            self.reads += 1
+            self.reads += n
         return 0
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
@@ -3797,8 +3789,7 @@ cdef class Guard(Derived):
                 raise
             return [self.item(indices[k]) for k in range(n)]
         if self.budget is not None:
-            with cython.critical_section(self):
-                self.reads += n
+            self.count_reads(n)
         return found
 
     cdef object cause_of(self, object error):
@@ -3835,19 +3826,10 @@ cdef class Guard(Derived):
         return self.give_up(i, error)
 
     cdef object give_up(self, Py_ssize_t i, object error):
-        cdef Py_ssize_t failed, reads
-        cdef object _before
-        cdef bint counts_reads = type(self.budget) is float
         cause = self.cause_of(error)
-        noted = without_frames(cause)
-        with cython.critical_section(self):
-            self.given_up += 1
-            reads = self.reads
-            _before = self.noted.pop(i, None)  # which dies outside
-            self.noted[i] = noted
-            failed = self.given_up if counts_reads else len(self.noted)
-        if self.budget is not None and failed > (1 + self.budget * reads if counts_reads else self.budget):
-            raise self.too_many(i, failed, reads) from cause
+        too_many = self.note(i, cause)
+        if too_many is not None:
+            raise too_many from cause
         if self.on_error == "raise":
             if self.retries:
                 error.add_note(f"after {self.retries + 1} tries")
@@ -3860,6 +3842,38 @@ cdef class Guard(Derived):
             return self.default(i, cause)
         except BaseException as wrong:
             raise function_error(self, i, wrong)
+
+    cdef object note(self, Py_ssize_t i, object cause):
+        """Count a failure; return the TooManyFailures if it is beyond the budget. A worker process leaves that open."""
+        cdef Py_ssize_t failed, reads
+        cdef object _before
+        cdef bint counts_reads = type(self.budget) is float, decides
+        noted = without_frames(cause)
+        with cython.critical_section(self):
+            self.given_up += 1
+            reads = self.reads
+            _before = self.noted.pop(i, None)  # which dies outside
+            self.noted[i] = noted
+            failed = self.given_up if counts_reads else len(self.noted)
+            decides = self.unsent is None
+            if not decides:
+                self.unsent.append((i, noted))
+        if decides and self.budget is not None and failed > (1 + self.budget * reads if counts_reads else self.budget):
+            return self.too_many(i, failed, reads)
+        return None
+
+    cdef int count_for_reader(self) except -1:
+        """In a worker process: begin to count what the reader is to be told."""
+        self.reads, self.unsent = 0, []
+        return 0
+
+    cdef tuple take_counts(self):
+        """(reads, [(index, error)]) since the last time."""
+        cdef tuple counts
+        with cython.critical_section(self):
+            counts = self.reads, self.unsent
+            self.reads, self.unsent = 0, []
+        return counts
 
     cdef object too_many(self, Py_ssize_t i, Py_ssize_t failed, Py_ssize_t reads):
         cdef list failures = self.failures
@@ -3921,7 +3935,7 @@ cdef class GuardIterator(CursorIterator):
     cdef object combine(self, View view, Py_ssize_t i):
         cdef Guard guard = <Guard>view
         if guard.budget is not None:
-            guard.count_read()
+            guard.count_reads(1)
         try:
             return self.cursor(0).read(view, i, i)
         except BaseException as error:

@@ -7,7 +7,7 @@ from threading import Thread
 from types import TracebackType
 from typing import Final, Literal, Self, final, overload
 
-from ._core import Derived, Index, Indices
+from ._core import Derived, Guard, Index, Indices
 from ._transfer import Arena
 from ._types import Source, T_co
 
@@ -66,6 +66,7 @@ def work_in_process(
     evaluation: str,
     source: Source[object],
     start_hook: Callable[[int], object] | Callable[[], object] | None,
+    guards: list[Guard[object]],
 ) -> None: ...
 
 max_workers: Final[int]

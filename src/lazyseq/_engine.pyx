@@ -17,7 +17,9 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
-from ._core cimport UNKNOWN, Derived, View, gathered, grain_of, pull, read, rebased, size_of, source_error, stage_error
+from ._core cimport (
+    UNKNOWN, Derived, Guard, View, gathered, grain_of, pull, read, rebased, size_of, source_error, stage_error
+)
 from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks
 
@@ -280,13 +282,14 @@ cdef int let_go(Arena arena, uint64_t offset, long long side) except -1:
 cdef class Parcel:
     """What the reader knows of a run that a process evaluates."""
     cdef Arena arena
+    cdef list guards  # the engine's
     cdef uint64_t offset
     cdef run_record *record
     cdef Py_ssize_t unpacked  # how many parts
 
-    def __init__(self, Arena arena, uint64_t offset):
-        self.arena, self.offset = arena, offset
-        self.record = record_at(arena, offset)
+    def __init__(self, ProcessEngine engine, uint64_t offset):
+        self.arena, self.guards, self.offset = engine.arena, engine.guards, offset
+        self.record = record_at(self.arena, offset)
 
     def __dealloc__(self):
         if self.arena is not None and self.arena.is_ours():
@@ -306,6 +309,8 @@ cdef class Parcel:
             except BaseException as error:  # whatever a user's object does when it is made anew
                 board_of(self.arena).singly = 1  # so that from now on it fails alone
                 found = [Failure(_processes.not_receivable(n, error))] * n
+            if len(found) > n:
+                self.count(found, found.pop())
             for k in range(n):
                 results[self.unpacked + k] = found[k]
             self.unpacked += n
@@ -313,15 +318,29 @@ cdef class Parcel:
             raise interruptions[0]
         return 0
 
+    cdef int count(self, list results, list counts) except -1:
+        """What guards in a worker have counted since its last message; a failure beyond a budget takes its result."""
+        cdef Guard guard
+        cdef Failure failure
+        for guard, reads in zip(self.guards, counts[0]):
+            guard.count_reads(reads)
+        for k, number, i, failure in counts[1]:
+            guard = self.guards[number]
+            too_many = guard.note(i, failure.error)
+            if too_many is not None:
+                too_many.__cause__ = failure.error
+                results[k] = Failure(too_many)
+        return 0
 
-cdef Run run_at(Arena arena, void *result):
-    """The run whose progress was in the ring."""
+
+cdef Run run_at(ProcessEngine engine, void *result):
+    """The run whose progress was in the ring; threads have no such engine."""
     cdef Parcel parcel
-    if arena is None:
+    if engine is None:
         run = <Run>(<lzs_progress *>result).owner
         Py_DECREF(run)  # the ring's
         return run
-    parcel = Parcel(arena, <uintptr_t>result)
+    parcel = Parcel(engine, <uintptr_t>result)
     return Run(parcel.record.start, parcel.record.count, parcel)
 
 
@@ -582,6 +601,7 @@ cdef class ProcessEngine(Engine):
     The workers have the source as it was when they started. A window on a part of it tells them the items by number.
     """
     cdef object context, recipe
+    cdef list guards  # those of the source, by the number that the workers have for them
     cdef object refusal  # what start_hook raised in a worker
     cdef dict deaths  # how many workers an item has ended
     cdef dict given_up  # the errors of items that have ended too many
@@ -595,7 +615,8 @@ cdef class ProcessEngine(Engine):
         cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
         self.context, self.deaths, self.given_up = context, {}, {}
-        self.recipe = _processes.recipe(context, source, start_hook)
+        self.guards = guards_of(source)
+        self.recipe = _processes.recipe(context, source, start_hook, self.guards)
         self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size,
                            usable_memory() // 4 if shm_size is None else shm_size)
         self.base = self.arena.base
@@ -757,14 +778,33 @@ cdef class ProcessEngine(Engine):
         return min(DEATH_CHECK_MS, Engine.wait_ms(self))
 
 
+cdef inline ProcessEngine processes_of(Engine engine):
+    return None if engine.arena is None else <ProcessEngine>engine
+
+
+cdef list guards_of(object source):
+    """The guards among the stages of a source."""
+    cdef list found = [], waiting = [source]
+    cdef set seen = set()
+    while waiting:
+        source = waiting.pop()
+        if isinstance(source, View) and id(source) not in seen:
+            seen.add(id(source))
+            if isinstance(source, Guard):
+                found.append(source)
+            waiting += source.children
+    return found
+
+
 def refuse_to_work(Arena arena, uint32_t worker, error):
     """In a worker process, tell the readers that there will be no workers, and why."""
     board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
     lzs_crew_close(crew_of(arena))
 
 
-def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_hook):
+def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_hook, list guards):
     """What a worker process runs."""
+    cdef Guard guard
     cdef lzs_crew *crew = crew_of(arena)
     cdef lzs_claim claim
     cdef lzs_status status
@@ -775,6 +815,8 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
         except BaseException as error:
             refuse_to_work(arena, worker, error)
             return
+    for guard in guards:
+        guard.count_for_reader()
     lzs_add(&board_of(arena).started, 1)
     lzs_store(&desk_of(arena, worker).step, monotonic_ns())
     while True:
@@ -782,10 +824,10 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
             status = lzs_crew_claim_wait(crew, worker, &claim)
         if status == LZS_CLOSED:
             return
-        evaluate_in_process(arena, worker, &claim, source)
+        evaluate_in_process(arena, worker, &claim, source, guards)
 
 
-cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source) except -1:
+cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
     """Hand over a run, evaluate its items, and send them in messages of those that took about PROCESS_RUN_NS."""
     cdef int64_t k, n, count = claim.run.count
     cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
@@ -794,7 +836,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     cdef long long start = perf_counter_ns(), sent = start
     cdef long long *item_ns = &board_of(arena).item_ns
     cdef Reading reading = Reading(source, claim.run.item)
-    cdef list results = []
+    cdef list results = [], counts = [[0] * len(guards), []]
     cdef uint64_t message
     cdef bint last, cut, watched = board_of(arena).watched
     memset(record, 0, sizeof_record(count))
@@ -817,11 +859,16 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
             results.append(Failure(IndexError(f"prefetch index {claim.run.index} is out of range")))
         else:
             results.append(reading.next())
+            if guards:
+                take_counts(guards, counts, len(results) - 1)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
         if not (last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly):
             continue
         n = len(results)
+        if counts[1] or any(counts[0]):
+            results.append(counts)
+            counts = [[0] * len(guards), []]
         message = message_of(arena, worker, results)
         message_at(arena, message).count = n
         arena.keep(message)
@@ -842,6 +889,18 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
         lzs_store(&mine.step, monotonic_ns())
     lzs_store(&mine.record, 0)  # before it is let go: nobody does that twice for us
     let_go(arena, offset, BY_WORKER)
+    return 0
+
+
+cdef int take_counts(list guards, list counts, Py_ssize_t k) except -1:
+    """Add what guards have counted while the result k of a message was evaluated."""
+    cdef Guard guard
+    cdef Py_ssize_t number
+    for number, guard in enumerate(guards):
+        reads, failed = guard.take_counts()
+        counts[0][number] += reads
+        for i, error in failed:
+            counts[1].append((k, number, i, Failure(error)))
     return 0
 
 
@@ -987,7 +1046,7 @@ cdef class Window:
                     break
                 found.append(self.take_part(engine, self.position))
             elif lzs_ring_take(self.ring, &taken) == LZS_OK:
-                self.held = run_at(engine.arena, taken)
+                self.held = run_at(processes_of(engine), taken)
             else:
                 break
         return found
@@ -1100,7 +1159,7 @@ cdef class Window:
         if status != LZS_OK:
             return False
         if result != NULL:
-            run_at(engine.arena, result).give_up(dropped)
+            run_at(processes_of(engine), result).give_up(dropped)
         return True
 
     cdef bint take_run(self, Prefetch view, Engine engine) except -1:
@@ -1129,7 +1188,7 @@ cdef class Window:
                     view.look_up(engine, status, since)
                     if may_help and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
-        self.held = run_at(engine.arena, taken)
+        self.held = run_at(processes_of(engine), taken)
         return True
 
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
@@ -1804,7 +1863,7 @@ cdef class CompletedIterator:
         """Hold the runs that workers have begun."""
         cdef void *taken
         while lzs_ring_take(self.window.ring, &taken) == LZS_OK:
-            self.running.append(run_at(self.engine.arena, taken))
+            self.running.append(run_at(processes_of(self.engine), taken))
             self.unclaimed.popleft()
             self.since = 0
         return 0

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
+    from ._core import Guard
     from ._transfer import Arena
     from ._types import Source
 
-    # The source and start_hook.
-    _Recipe = tuple[Source[object], Callable[[int], object] | Callable[[], object] | None]
+    # The source, start_hook, and the guards of the source.
+    _Recipe = tuple[Source[object], Callable[[int], object] | Callable[[], object] | None, list[Guard[object]]]
     _Frames = dict[str, Any]
     # (pickled, traceback, __suppress_context__, cause, context)
     _Packed = tuple[bytes, _Frames | None, bool, "_Packed | None", "_Packed | None"]
@@ -42,16 +43,19 @@ log = logging.getLogger("lazyseq")
 # ---- The reader's side ----------------------------------------------------------------------------------------------
 
 
-def recipe(context: BaseContext, source: object, start_hook: Callable[..., object] | None) -> object:
+def recipe(
+    context: BaseContext, source: object, start_hook: Callable[..., object] | None, guards: list[Guard[object]]
+) -> object:
     """What a worker is to evaluate, as it travels: under fork as it is, else pickled, once for all workers."""
+    parts = source, start_hook, guards
     if context.get_start_method() == "fork":
-        return source, start_hook
+        return parts
     main = sys.modules["__main__"]
     if hasattr(main, "__file__") or main.__spec__ is not None:  # else workers cannot import what it defines: a notebook
         with contextlib.suppress(Exception):  # lambdas, closures
-            return pickle.dumps((source, start_hook), 5)
+            return pickle.dumps(parts, 5)
     try:
-        return cloudpickle.dumps((source, start_hook), 5)
+        return cloudpickle.dumps(parts, 5)
     except Exception as error:
         raise TypeError(
             f"prefetch: a worker that is started by {context.get_start_method()!r} gets the pipeline pickled, and "
@@ -155,11 +159,11 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
     gc.freeze()  # what was inherited is shared with the parent until somebody writes to it, as a collection would
     threadpoolctl.threadpool_limits(1)  # the workers are as many as there are cores to use
     try:
-        source, start_hook = cast("_Recipe", pickle.loads(recipe) if isinstance(recipe, bytes) else recipe)
+        source, start_hook, guards = cast("_Recipe", pickle.loads(recipe) if isinstance(recipe, bytes) else recipe)
     except BaseException as error:  # whatever a user's object does when it is made anew
         refuse_to_work(arena, worker, not_loadable(error))
         return
-    work_in_process(arena, worker, evaluation, source, start_hook)
+    work_in_process(arena, worker, evaluation, source, start_hook, guards)
 
 
 def end_with(parent: int) -> None:
