@@ -5,7 +5,8 @@ import sys
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-C_FLAGS = ["/std:c11", "/experimental:c11atomics"] if sys.platform == "win32" else ["-std=c11", "-O3"]
+ON_WINDOWS = sys.platform == "win32"
+C_FLAGS = ["/std:c11", "/experimental:c11atomics"] if ON_WINDOWS else ["-std=c11", "-O3"]
 
 setup(
     ext_modules=cythonize(
@@ -16,6 +17,7 @@ setup(
                 ["src/lazyseq/_engine.pyx", "src/lazyseq/_prefetch.c"],
                 include_dirs=["src/lazyseq"],
                 depends=["src/lazyseq/_prefetch.h"],
+                libraries=["synchronization"] if ON_WINDOWS else [],
                 extra_compile_args=C_FLAGS,
             ),
             Extension(

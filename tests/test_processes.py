@@ -110,6 +110,12 @@ def test_a_context_serves_as_well_as_its_name(method):
         assert list(view) == list(range(10))
 
 
+def test_on_windows_there_are_threads_only(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ValueError, match="method must be 'thread' on Windows"):
+        prefetch(range(3))
+
+
 def test_a_part_that_reaches_beyond_its_source_fails_there():
     view = prefetch(list(range(10)))[[3, 12, 4]]
     assert view[0] == 3 and view[2] == 4

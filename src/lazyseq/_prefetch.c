@@ -45,16 +45,27 @@
 #endif
 #include "_prefetch.h"
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#define sched_yield SwitchToThread
+#else
+#include <sched.h>
 #include <time.h>
+#endif
 #if defined(__linux__) && !defined(LZS_PARK_WITH_PTHREAD)
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#define LZS_PRIVATE FUTEX_PRIVATE_FLAG
+#elif defined(_WIN32)
+#define LZS_PRIVATE 0
 #else
+#undef LZS_PARK_WITH_PTHREAD
+#define LZS_PARK_WITH_PTHREAD /* there is nothing like a futex */
 #include <pthread.h>
 #endif
 
@@ -66,18 +77,47 @@ enum { EMPTY, PARKED, NOTIFIED };
 typedef struct {
     _Atomic uint32_t word;
     int scope; /* whether other processes may wake: what the kernel is to be told */
-#if !defined(__linux__) || defined(LZS_PARK_WITH_PTHREAD)
+#ifdef LZS_PARK_WITH_PTHREAD
     pthread_mutex_t mutex;
     pthread_cond_t condition;
 #endif
 } parker;
 
-#if defined(__linux__) && !defined(LZS_PARK_WITH_PTHREAD)
+#ifndef LZS_PARK_WITH_PTHREAD
+
+#if defined(_WIN32) /* where no process shares a crew with another */
+
+/* Sleep while the word is PARKED, until woken or for timeout_ms (-1: for ever); may also return for no reason. */
+static void doze(parker *p, int timeout_ms)
+{
+    uint32_t parked = PARKED;
+    WaitOnAddress(&p->word, &parked, sizeof parked, timeout_ms < 0 ? INFINITE : (DWORD)timeout_ms);
+}
+
+static void rouse(parker *p)
+{
+    WakeByAddressSingle(&p->word);
+}
+
+#else
+
+static void doze(parker *p, int timeout_ms)
+{
+    struct timespec timeout = {timeout_ms / 1000, (timeout_ms % 1000) * 1000000L};
+    syscall(SYS_futex, &p->word, FUTEX_WAIT | p->scope, PARKED, timeout_ms < 0 ? NULL : &timeout, NULL, 0);
+}
+
+static void rouse(parker *p)
+{
+    syscall(SYS_futex, &p->word, FUTEX_WAKE | p->scope, 1, NULL, NULL, 0);
+}
+
+#endif
 
 static int parker_init(parker *p, int shared)
 {
     atomic_init(&p->word, EMPTY);
-    p->scope = shared ? 0 : FUTEX_PRIVATE_FLAG;
+    p->scope = shared ? 0 : LZS_PRIVATE;
     return 0;
 }
 
@@ -90,11 +130,10 @@ static void parker_fini(parker *p)
 static void park(parker *p, int timeout_ms)
 {
     uint32_t expected = EMPTY;
-    struct timespec timeout = {timeout_ms / 1000, (timeout_ms % 1000) * 1000000L};
     /* P1 acq_rel <- P2: what the waker did before is visible when it had come first. */
     if (atomic_compare_exchange_strong_explicit(&p->word, &expected, PARKED, memory_order_acq_rel,
                                                 memory_order_acquire))
-        syscall(SYS_futex, &p->word, FUTEX_WAIT | p->scope, PARKED, timeout_ms < 0 ? NULL : &timeout, NULL, 0);
+        doze(p, timeout_ms);
     /* P1 acquire <- P2, as above, for one that came during the sleep. */
     atomic_exchange_explicit(&p->word, EMPTY, memory_order_acq_rel);
 }
@@ -103,7 +142,7 @@ static void unpark(parker *p)
 {
     /* P2 release -> P1. The kernel is called only if somebody sleeps. */
     if (atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_acq_rel) == PARKED)
-        syscall(SYS_futex, &p->word, FUTEX_WAKE | p->scope, 1, NULL, NULL, 0);
+        rouse(p);
 }
 
 #else /* the same with a mutex and a condition, where there is no futex; who is killed holding that mutex stops all */

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import operator
+import sys
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
@@ -74,7 +75,7 @@ def prefetch(
 
     Raises:
         TypeError: if seq cannot be indexed, a number is of the wrong type, or start_hook cannot be called.
-        ValueError: if a number is out of range, the method unknown; on reading, after close().
+        ValueError: if a number is out of range, the method unknown, or "process" on Windows; on reading, after close().
         EvaluationError: on reading, when start_hook has failed.
         WorkerDiedError: on reading, when worker processes have died of the item, or keep dying.
         MemoryError: on reading, when there is no memory to share.
@@ -88,6 +89,8 @@ def prefetch(
     _checks.source(seq, "prefetch", "seq")
     if method not in ("thread", "process"):
         raise _checks.wrong(ValueError, "prefetch", "method", "'thread' or 'process'", method)
+    if method == "process" and sys.platform == "win32":
+        raise _checks.wrong(ValueError, "prefetch", "method", "'thread' on Windows", method)
     if nworkers is None:
         nworkers = _workers.usable_cores()
     else:

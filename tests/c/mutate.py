@@ -282,14 +282,14 @@ EDITS = [
     ),
     (
         "unpark, futex: one that nobody waits for is not kept",
-        "    if (atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_acq_rel) == PARKED)\n        syscall(",
+        "    if (atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_acq_rel) == PARKED)\n        rouse(",
         "    uint32_t parked = PARKED;\n"
         "    if (atomic_compare_exchange_strong_explicit(&p->word, &parked, NOTIFIED, memory_order_acq_rel,\n"
-        "                                                memory_order_relaxed))\n        syscall(",
+        "                                                memory_order_relaxed))\n        rouse(",
     ),
     (
         "unpark, futex: the kernel is not called",
-        "        syscall(SYS_futex, &p->word, FUTEX_WAKE | p->scope, 1, NULL, NULL, 0);\n",
+        "        rouse(p);\n",
         "        ;\n",
     ),
     (
