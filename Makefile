@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := setup.py pyproject.toml $(wildcard src/lazyseq/*)
 
+.SECONDARY: $(VENV)/.built
 .PHONY: demo test bench lint types c-tests clean
 
 demo: $(VENV)/.installed-demo
@@ -36,17 +38,23 @@ types: $(VENV)/.installed-test $(VENV)/.types
 c-tests:
 	$(MAKE) -C tests/c
 
-# Sources that changed are installed again, with the packages that the goal needs.
-$(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ".[$*]"
+# Sources that changed are built and installed again, once; then the packages that the goal needs.
+$(VENV)/.built: $(SOURCES) | $(BIN)/python
+	rm -rf $(VENV)/wheel
+	$(PIP) wheel --no-deps --wheel-dir $(VENV)/wheel .
+	$(PIP) install --no-deps --force-reinstall $(VENV)/wheel/*.whl
+	touch $@
+
+$(VENV)/.installed-%: $(VENV)/.built
+	$(PIP) install "$$(echo $(VENV)/wheel/*.whl)[$*]"
 	touch $@
 
 $(VENV)/.lint: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check ruff==0.17.6 cython-lint==0.22.1
+	$(PIP) install ruff==0.17.6 cython-lint==0.22.1
 	touch $@
 
 $(VENV)/.types: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check mypy==2.4.1 basedpyright==1.40.2
+	$(PIP) install mypy==2.4.1 basedpyright==1.40.2
 	touch $@
 
 $(BIN)/python:
