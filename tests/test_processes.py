@@ -822,6 +822,23 @@ def test_idle_workers_that_are_killed_are_replaced():
             assert next(items) == i + 1
 
 
+def test_a_death_that_another_reader_notices(tmp_path):
+    """Runs behind that of the dead worker are published already when the reader comes to where it was cut."""
+    dies = Ends(killed, {340}, tmp_path)
+
+    def slow(i):
+        time.sleep(0.02 if i >= 1000 else 0.002 if 300 <= i < 400 else 0)
+        return dies(i)
+
+    with prefetch(smap(slow, range(2000)), max_buffered=200) as view:
+        assert [view[i] for i in range(303)] == list(range(303))
+        other = threading.Thread(target=lambda: [view[i] for i in range(1000, 1030)])
+        other.start()
+        other.join()  # by then, all that this thread's window has room for is finished
+        assert (tmp_path / "340").exists()
+        assert [view[i] for i in range(303, 500)] == list(range(303, 500))
+
+
 def test_a_signal_does_not_interrupt_a_recovery(monkeypatch):
     """Else there could be two workers with the memory of one."""
     main, start, starts = threading.get_ident(), lazyseq._processes.start, []

@@ -1106,10 +1106,10 @@ cdef class Window:
         if engine.arena is not None:
             result = (<ProcessEngine>engine).judged(self, i, result)
         self.position = i + 1
-        if lzs_load(&self.held.state.cut) == self.position + 1:
-            self.tail = self.position  # the rest is to be published again
+        if self.position == self.held.stop:
             self.held = None
-        elif self.position == self.held.stop:
+        elif lzs_load(&self.held.state.cut) == self.position + 1 and self.tail == self.held.stop:
+            self.tail = self.position  # the rest is to be published again; if more was, by await_part()
             self.held = None
         if type(result) is Failure and size_of(self.source) == UNKNOWN:
             self.ended = isinstance((<Failure>result).error, IndexError)

@@ -145,6 +145,13 @@ static void unpark(parker *p)
         rouse(p);
 }
 
+/* The same where another waker may have died after its exchange and before it called the kernel. */
+static void unpark_again(parker *p)
+{
+    atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_acq_rel); /* P2 */
+    rouse(p);
+}
+
 #else /* the same with a mutex and a condition, where there is no futex; who is killed holding that mutex stops all */
 
 static int parker_init(parker *p, int shared)
@@ -207,6 +214,11 @@ static void unpark(parker *p)
     if (atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_relaxed) == PARKED)
         pthread_cond_signal(&p->condition);
     pthread_mutex_unlock(&p->mutex);
+}
+
+static void unpark_again(parker *p)
+{
+    unpark(p); /* a waker does both under the mutex */
 }
 
 #endif
@@ -944,6 +956,10 @@ void lzs_crew_bury(lzs_crew *crew, uint32_t w)
     if (dead->looks)
         atomic_fetch_sub_explicit(&crew->looking, 1, memory_order_relaxed);
     dead->looks = 0;
+    for (uint32_t i = 0; i < crew->nworkers; i++)
+        /* Relaxed: the dead one called it before it died, which its parent has seen; any other call is not lost. */
+        if (i != w && atomic_load_explicit(&worker_of(crew, i)->asleep, memory_order_relaxed) >= CALLED)
+            unpark_again(&worker_of(crew, i)->parker);
 }
 
 /* ---- The end ---------------------------------------------------------------------------------------------------- */

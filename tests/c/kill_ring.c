@@ -1,9 +1,9 @@
 /* Deaths at every step: a worker process is killed before its K-th atomic operation or system call on the ring and the
  * arena, or after its K-th change of them, for each K until it comes to its end; and everything is there all the same.
  *
- *   kill_ring [-k] [-v] [-s N] [SCENARIO [J K]]   all, or one, or one case of it
+ *   kill_ring [-v] [-s N] [SCENARIO [J K]]   all, or one, or one case of it
  *
- * -v tells each death; -s: every N-th K and J only; -k: see `known`.
+ * -v tells each death; -s: every N-th K and J only.
  *
  * In a case there are a reader and two worker processes, which share an arena, and in its common part a crew and a ring.
  * Worker 0 has the counter. What the reader and the workers do beside the ring is what _engine.pyx has them do: runs go
@@ -211,14 +211,14 @@ static lzs_ring *ring;
 static board *all;
 static uint32_t me = WORKERS; /* which worker; WORKERS: the reader */
 static pid_t children[WORKERS];
-static int telling, tolerant, buried;
+static int telling, buried;
 static long jobs = 4, stride = 1;
 static place last_death;
 
 /* Of a scenario, by all who share its cases. */
 typedef struct {
     _Atomic long points, cases;
-    _Atomic long lossy, miscounted, forgotten; /* deaths that left something behind, see look_at_what_is_left */
+    _Atomic long lossy, miscounted; /* deaths that left something behind, see look_at_what_is_left */
 } figures;
 
 static figures *found;
@@ -580,14 +580,6 @@ static void pause_for_us(long us)
     nanosleep(&(struct timespec){0, us * 1000}, NULL);
 }
 
-static int died_in(const char *function)
-{
-    for (int k = 0; k < all->ndeaths; k++)
-        if (strcmp(all->deaths[k].function, function) == 0)
-            return 1;
-    return 0;
-}
-
 /* Whether somebody died between a count and what it counts: the count stays too high, which costs looks or wake-ups. */
 static int may_miscount(void)
 {
@@ -603,14 +595,6 @@ static int may_miscount(void)
     return 0;
 }
 
-/* Defects of the source that are there now, and pass with -k: a worker that dies in wake_workers, after it has taken
- * another's announcement and before it has called the kernel, leaves the other asleep for good. */
-static int known(void)
-{
-    return tolerant && sleeps(0) && worker_of(crew, 1)->asleep >= CALLED &&
-           (died_in("wake_workers") || died_in("unpark"));
-}
-
 /* Wait until all sleep who live, those that die meanwhile are replaced, and theirs too. */
 static void await_sleep(void)
 {
@@ -618,11 +602,6 @@ static void await_sleep(void)
         look_after_workers();
         if (buried == all->ndeaths && sleeps(0) && sleeps(1))
             return;
-        if (k > 500 && known()) {
-            found->forgotten++;
-            CHECK(kill(children[1], SIGKILL) == 0);
-            return;
-        }
         pause_for_us(k < 20 ? 5 : 100);
     }
 }
@@ -808,8 +787,8 @@ static int run(const scenario *s)
     for (long job = 0; job < jobs; job++)
         failed |= wait(&status) < 0 || status != 0;
     if (!failed)
-        OK("%s: %ld kill points, %ld cases; behind were left blocks by %ld, a count by %ld, a worker by %ld", s->name,
-           found->points, found->cases, found->lossy, found->miscounted, found->forgotten);
+        OK("%s: %ld kill points, %ld cases; behind were left blocks by %ld, a count by %ld", s->name,
+           found->points, found->cases, found->lossy, found->miscounted);
     return failed;
 }
 
@@ -818,8 +797,7 @@ int main(int argc, char **argv)
     int option, acted, failed = 0;
     const scenario *end = scenarios + sizeof scenarios / sizeof *scenarios;
 
-    while ((option = getopt(argc, argv, "kvs:")) != -1) {
-        tolerant |= option == 'k';
+    while ((option = getopt(argc, argv, "vs:")) != -1) {
         telling |= option == 'v';
         if (option == 's')
             stride = strtol(optarg, NULL, 10);
