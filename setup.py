@@ -1,12 +1,15 @@
 """The compiled parts; everything else about the package is in pyproject.toml."""
 
+import os
 import sys
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ON_WINDOWS = sys.platform == "win32"
-C_FLAGS = ["/std:c11", "/experimental:c11atomics"] if ON_WINDOWS else ["-std=c11", "-O3"]
+C_FLAGS = ["/std:c11", "/experimental:c11atomics"] if ON_WINDOWS else ["-std=c11"]
+if not ON_WINDOWS and "-O" not in os.environ.get("CFLAGS", ""):  # which comes before these
+    C_FLAGS.append("-O3")
 
 setup(
     ext_modules=cythonize(

@@ -97,7 +97,13 @@ ALLOWED = {
     "_transfer.pxd": {"_arena"},
     "_transfer.pyx": {"_arena"},
     "_transfer.pyi": set(),
-    "_processes.py": {"_engine", "_transfer", "_types", "errors"},  # _engine: in the worker, when all is loaded
+    "_processes.py": {
+        "_core",
+        "_engine",
+        "_transfer",
+        "_types",
+        "errors",
+    },  # _engine: in the worker, when all is loaded
     "_engine.pyx": {"_core", "_prefetch", "_processes", "_transfer", "_workers", "errors"},
     "_engine.pyi": {"_core", "_transfer", "_types"},
     "_checks.py": {"_core", "_types"},
