@@ -103,7 +103,7 @@ ALLOWED = {
         "_transfer",
         "_types",
         "errors",
-    },  # _engine: in the worker, when all is loaded
+    },  # _engine: when all is loaded
     "_engine.pyx": {"_core", "_prefetch", "_processes", "_transfer", "_workers", "errors"},
     "_engine.pyi": {"_core", "_transfer", "_types"},
     "_checks.py": {"_core", "_types"},
