@@ -148,7 +148,8 @@ static void unpark(parker *p)
 /* The same where another waker may have died after its exchange and before it called the kernel. */
 static void unpark_again(parker *p)
 {
-    atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_acq_rel); /* P2 */
+    /* Relaxed: it only ends the sleep; what there is to do then is found by what orders it anyway. */
+    atomic_exchange_explicit(&p->word, NOTIFIED, memory_order_relaxed);
     rouse(p);
 }
 
