@@ -86,6 +86,9 @@ class Cell:
     def item(self, i):
         self.once("begun")
         time.sleep(0.002)  # so that there is something left to do for who comes late
+        if i == AT and self.is_for("worker", "starting") and self.fault == "MemoryError":
+            self.wait_for("struck")  # by a worker that comes later still
+            time.sleep(0.1)  # in which it says so
         if i == self.at:
             if self.phase in ("evaluating", "results held") and not self.spoils_result:
                 if self.victim == "worker":
@@ -212,6 +215,8 @@ class Cell:
             for (error,) in found:
                 assert isinstance(error, TypeError) and "KeyError: 'not here'" in str(error), error
             return
+        if self.phase == "starting" and not first:
+            first, second = second, first  # a worker that is late to start is late to fail
         assert not second, second
         if self.victim == "parent" or self.fault in ENDS:
             assert not first, first
