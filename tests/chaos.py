@@ -34,7 +34,8 @@ VICTIMS = ("worker", "parent")
 PHASES = ("starting", "idle", "evaluating", "writing", "results held")
 
 N, HALF, AT = 24, 12, 17  # items; how many are read before the workers are idle; where it happens while they are not
-SECONDS = 40  # for a cell, most of which goes into imports
+SECONDS = 120  # for a cell; most of what it takes goes into imports
+TIMEOUT = 3  # of an item; on a busy machine, one that nobody has stopped may take long too
 GONE_SECONDS = 2  # within which all processes end after their reader
 
 # ---- A cell ---------------------------------------------------------------------------------------------------------
@@ -47,6 +48,8 @@ class Cell:
         self.method, self.fault, self.victim, self.phase, self.folder = method, fault, victim, phase, Path(folder)
         self.at = {"starting": 0, "idle": HALF}.get(phase, AT)
         self.ends_parent = victim == "parent" and fault in ENDS
+        self.interrupts = victim == "parent" and fault == "MemoryError"
+        self.now = -1  # which item is read
         # What travels from a worker fails on its way; it does so whenever the item is read.
         self.spoils_result = fault == "unpicklable out" or (fault == "raises in __reduce__" and victim == "worker")
         # What travels to a worker fails: the whole of it, or as it is loaded there.
@@ -55,14 +58,30 @@ class Cell:
     def once(self, event):
         """Whether this is the first process to say that it has come to this."""
         try:
-            os.close(os.open(self.folder / event, os.O_CREAT | os.O_EXCL))
+            file = os.open(self.folder / event, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         except FileExistsError:
             return False
+        os.write(file, str(os.getpid()).encode())
+        os.close(file)
         return True
 
-    def wait_for(self, event):
-        while not (self.folder / event).exists():
+    def wait_for(self, *events):
+        while not all((self.folder / event).exists() for event in events):
             time.sleep(0.002)
+
+    def wait_for_end_after(self, event):
+        """Until the process that has come to this has ended."""
+        self.wait_for(event)
+        while not (pid := (self.folder / event).read_text()) or not has_ended(int(pid)):
+            time.sleep(0.002)
+
+    def ends_at_start(self):
+        """What a worker has come to that ends as it starts, if one does."""
+        if not self.is_for("worker", "starting"):
+            return None
+        if self.spoils_source:
+            return None if self.method == "fork" else "not loaded"
+        return None if self.fault == "SIGSTOP" else "struck"
 
     def is_for(self, victim, phase):
         return self.victim == victim and self.phase == phase and not self.spoils_result
@@ -70,6 +89,7 @@ class Cell:
     # In a worker
 
     def hook(self, worker):
+        self.once(f"hook {worker}")
         if self.is_for("parent", "starting"):
             self.let_it_happen_to_the_parent()
         if self.is_for("worker", "starting") and worker == 1 and not self.spoils_source:
@@ -86,9 +106,8 @@ class Cell:
     def item(self, i):
         self.once("begun")
         time.sleep(0.002)  # so that there is something left to do for who comes late
-        if i == AT and self.is_for("worker", "starting") and self.fault == "MemoryError":
-            self.wait_for("struck")  # by a worker that comes later still
-            time.sleep(0.1)  # in which it says so
+        if i == AT and (event := self.ends_at_start()):
+            self.wait_for_end_after(event)  # while there is something left to read
         if i == self.at:
             if self.phase in ("evaluating", "results held") and not self.spoils_result:
                 if self.victim == "worker":
@@ -115,7 +134,12 @@ class Cell:
             os.kill(os.getpid(), signal.SIGKILL if self.spoils_source else signal.Signals[self.fault])
 
     def let_it_happen_to_the_parent(self):
-        if self.once("reached"):
+        if self.ends_parent:
+            self.wait_for("hook 0", "hook 1")  # who still imports cannot end at once
+        first = self.once("reached")
+        if self.interrupts:
+            self.wait_for("interrupted")  # so that nothing comes in between
+        elif first:
             time.sleep(60 if self.ends_parent else 0.3)
 
     # In the reader
@@ -127,10 +151,17 @@ class Cell:
             self.read_spoiled_source()
         elif self.spoils_result:
             pass  # it is loaded there whenever it comes
-        elif self.fault == "MemoryError":
+        elif self.interrupts:
+            while self.now != self.at:
+                time.sleep(0.001)
             signal.pthread_kill(main, signal.SIGUSR1)
         else:
             self.strike()
+
+    def out_of_memory(self, *_):
+        """A signal's handler."""
+        self.once("interrupted")
+        raise MemoryError
 
     def read_spoiled_source(self):
         with prefetch(smap(abs, SpoiledSource(self)), 2, "process", mp_context=self.method) as view:
@@ -161,6 +192,7 @@ class Cell:
                 i = 0
                 while i < N:
                     try:
+                        self.now = i
                         if i == HALF and self.phase == "idle":
                             self.be_idle()
                         value = next(items)
@@ -185,13 +217,17 @@ class Cell:
     def be_idle(self):
         """Read nothing for a while, in which it happens."""
         time.sleep(0.1)
+        if self.ends_parent:
+            self.wait_for("hook 0", "hook 1")
         self.once("reached" if self.victim == "parent" else "idle")
         if self.victim == "worker" and not self.spoils_result:
             self.wait_for("struck")
+        if self.interrupts:
+            self.wait_for("interrupted")
         time.sleep(0.1)
 
     def timeout(self):
-        return 0.4 if self.fault == "SIGSTOP" and self.victim == "worker" else None
+        return TIMEOUT if self.fault == "SIGSTOP" and self.victim == "worker" else None
 
     def fails_all(self, error):
         """Whether it is no item's error but that of workers that cannot start: the next read tries again."""
@@ -209,14 +245,13 @@ class Cell:
         if self.spoils_source and self.victim == "worker":
             # The substitute may come late, when all has been read.
             found = [*first.values(), *second.values()]
-            assert len(found) <= (self.method != "fork") and (
-                found or self.phase != "starting" or self.method == "fork"
-            )
+            assert len(found) <= (self.method != "fork")
+            assert found or self.ends_at_start() is None
             for (error,) in found:
                 assert isinstance(error, TypeError) and "KeyError: 'not here'" in str(error), error
             return
-        if self.phase == "starting" and not first:
-            first, second = second, first  # a worker that is late to start is late to fail
+        if self.phase in ("starting", "idle") and not first:
+            first, second = second, first  # which worker evaluates next is anybody's guess
         assert not second, second
         if self.victim == "parent" or self.fault in ENDS:
             assert not first, first
@@ -232,17 +267,16 @@ class Cell:
 
     def run(self):
         if self.victim == "parent":
-
-            def out_of_memory(*_):
-                raise MemoryError
-
-            signal.signal(signal.SIGUSR1, out_of_memory)
+            signal.signal(signal.SIGUSR1, self.out_of_memory)
             thread = threading.Thread(target=self.happen_to_the_parent, args=(threading.get_ident(),), daemon=True)
             thread.start()
-        logging.getLogger("lazyseq").addHandler(logging.NullHandler())
+        log = Log()
+        logging.getLogger("lazyseq").addHandler(log)
         before = len(os.listdir("/proc/self/fd"))
         errors = self.read()
         self.judge(*errors)
+        ended = self.victim == "worker" and (self.fault in ENDS or (self.spoils_source and self.phase != "starting"))
+        assert not ended or any("another takes its place" in text for text in log.texts), log.texts
         assert not self.ends_parent
         if self.victim == "parent" and self.spoils_source:
             self.wait_for("refused")
@@ -251,6 +285,17 @@ class Cell:
         assert multiprocessing.active_children() == []
         assert len(os.listdir("/proc/self/fd")) <= before + 6, "descriptors are left"  # those of the fork server
         print("right")
+
+
+class Log(logging.Handler):
+    """Keeps what is said of workers."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = []
+
+    def emit(self, record):
+        self.texts.append(record.getMessage())
 
 
 class Written:
@@ -329,14 +374,26 @@ def not_here():
 # ---- The matrix -----------------------------------------------------------------------------------------------------
 
 
+def state_of(stat):
+    """(state, session) of a process, from its file in /proc; (None, None) if it has ended."""
+    try:
+        state, _, _, session = stat.read_text().rpartition(") ")[2].split()[:4]
+    except OSError:
+        return None, None
+    return (None, None) if state in "ZX" else (state, int(session))
+
+
+def has_ended(pid):
+    return state_of(Path(f"/proc/{pid}/stat")) == (None, None)
+
+
 def processes_of(session):
     """The processes that the cell has started, itself included, that have not ended."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, of = stat.read_text().rpartition(") ")[2].split()[:4]
-            if int(of) == session and state not in "ZX":
-                found.append((int(stat.parent.name), state))
+        state, of = state_of(stat)
+        if of == session:
+            found.append((int(stat.parent.name), state))
     return found
 
 
@@ -389,7 +446,10 @@ def main():
             if wrong is not None:
                 bad += 1
                 print(f"{', '.join(cell)}: {wrong}", flush=True)
-    if left := {*os.listdir("/dev/shm")} - shared:
+    gone = time.monotonic() + 10
+    while (left := {*os.listdir("/dev/shm")} - shared) and time.monotonic() < gone:
+        time.sleep(0.1)  # it may be another program's
+    if left:
         bad += 1
         print("left in /dev/shm:", left)
     print(f"{len(cells)} cells in {time.monotonic() - start:.0f} s, {bad} wrong")
