@@ -4,6 +4,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
+
+/* How long a test program may take from one OK to the next, on a busy machine too. Its alarm has no handler: TSan would
+ * hold one back for as long as all threads hang in a system call, whereas the default action ends the process at once. */
+#define WATCHDOG_SECONDS 120
 
 /* Unlike assert, also with NDEBUG. */
 #define CHECK(condition)                                                                                            \
@@ -24,12 +29,9 @@ static int passed;
         printf("ok " __VA_ARGS__);                                                                                  \
         printf("\n");                                                                                               \
         fflush(stdout);                                                                                             \
+        alarm(WATCHDOG_SECONDS);                                                                                    \
     } while (0)
 
 #define REPORT() printf("%d passed, 0 failed\n", passed)
-
-/* How long a test program may take. Its alarm has no handler: TSan would hold one back for as long as all threads
- * hang in a system call, whereas the default action ends the process at once. */
-#define WATCHDOG_SECONDS 120
 
 #endif
