@@ -104,6 +104,15 @@ def by_torch(view, buffer):
     return DataLoader(view, batch_size=None, num_workers=WORKERS, prefetch_factor=max(1, buffer // WORKERS))
 
 
+def by_grain(view, buffer):
+    import grain
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it lists what else it could use
+    items = grain.MapDataset.source(view).to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+    options = grain.MultiprocessingOptions(num_workers=WORKERS, per_worker_buffer_size=max(1, buffer // WORKERS))
+    return items.mp_prefetch(options)
+
+
 def by_pool(view, buffer):
     with FORK.Pool(WORKERS) as pool:
         yield from pool.imap(view.__getitem__, range(len(view)), chunksize=64)
@@ -121,6 +130,7 @@ PEERS = {
     "SeqTools": by_seqtools,
     "SeqTools, shm": by_seqtools_shm,
     "torch": by_torch,
+    "Grain": by_grain,
     "Pool": by_pool,
     "joblib": by_joblib,
 }
