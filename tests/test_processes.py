@@ -795,6 +795,21 @@ def test_idle_workers_that_are_stopped_are_replaced(caplog):
     assert "was ended: it did nothing for 0.1 s; another takes its place" in caplog.text
 
 
+@pytest.mark.parametrize("max_buffered", [2, 10])
+@pytest.mark.parametrize(
+    ("happens", "kind", "timeout"), [(lambda: time.sleep(60), TimeoutError, 2), (killed, WorkerDiedError, None)]
+)
+def test_what_is_not_sent_yet_of_the_same_grain_comes(max_buffered, happens, kind, timeout):
+    rows = unbatch(smap(lambda b: [4 * b + k for k in range(4)], range(5)), 4)
+    with prefetch(smap(lambda i: happens() if i == 5 else i, rows), max_buffered=max_buffered, timeout=timeout) as view:
+        for found in outcomes(iter(view)), outcomes(map(view.__getitem__, range(20))):
+            assert type(found[5]) is kind and [*found[:5], *found[6:]] == [*range(5), *range(6, 20)]
+        found = outcomes(view.as_completed())
+        (error,) = [item for item in found if type(item) is not tuple]
+        assert type(error) is kind and "item 5" in str(error)
+        assert sorted(item for item in found if type(item) is tuple) == [(i, i) for i in range(20) if i != 5]
+
+
 def test_a_worker_that_is_stopped_while_it_sends_is_a_timeout():
     class Stops:
         def __reduce__(self):

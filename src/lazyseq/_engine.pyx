@@ -1108,7 +1108,8 @@ cdef class Window:
         self.position = i + 1
         if self.position == self.held.stop:
             self.held = None
-        elif lzs_load(&self.held.state.cut) == self.position + 1 and self.tail == self.held.stop:
+        elif (lzs_load(&self.held.state.cut) == self.position + 1 and self.tail == self.held.stop
+              and not lzs_load(&self.held.state.overdue)):
             self.tail = self.position  # the rest is to be published again; if more was, by await_part()
             self.held = None
         if type(result) is Failure and size_of(self.source) == UNKNOWN:
@@ -1223,15 +1224,17 @@ cdef class Window:
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """A worker has been too long over one of the items of the run that is held."""
         cdef Run run = self.held
-        cdef bint late = run.start + lzs_load(&run.state.overdue) - 1 == i
-        cdef bint last = i + 1 == run.stop
-        if late and last:
+        cdef Py_ssize_t late = run.start + lzs_load(&run.state.overdue) - 1
+        if late == i and i + 1 == run.stop:
             self.release(dropped)
             self.position = i + 1
         else:
-            self.leave(engine, i + late, dropped)
-        if late:
+            self.leave(engine, i + (late == i), dropped)
+        if late == i:
             return Failure(None, True)
+        if late > i:  # what comes before it was not sent yet, and is evaluated again: without the late one
+            dropped.append(self.kept)
+            self.kept, self.kept_start, self.kept_stop = [Failure(None, True)], late, late + 1
         return self.deliver(view, engine, i, dropped)
 
     cdef int fill(self, Engine engine) except -1:
@@ -1894,12 +1897,12 @@ cdef class CompletedIterator:
                 self.again.append((run.next, run.stop))
                 continue
             if run.next < run.stop and lzs_load(&run.state.overdue):
-                i = run.next
+                i = run.start + lzs_load(&run.state.overdue) - 1
                 run.give_up(dropped)
                 self.running.remove(run)
-                self.owed -= run.stop - i
-                if i + 1 < run.stop:
-                    self.again.append((i + 1, run.stop))
+                self.owed -= run.stop - run.next
+                # What comes before it was not sent yet.
+                self.again += [part for part in ((i + 1, run.stop), (run.next, i)) if part[0] < part[1]]
                 return i, Failure(None, True)
         return None
 
@@ -1929,7 +1932,9 @@ cdef class CompletedIterator:
             self.unclaimed.append((start, stop))
             self.owed += stop - start
             if self.again:
-                self.again.pop()
+                _, last = self.again.pop()
+                if stop < last:
+                    self.again.append((stop, last))
             else:
                 self.first_unpublished = stop
         lzs_ring_flush(window.ring)
