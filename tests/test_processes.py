@@ -612,10 +612,15 @@ def test_workers_end_with_their_parent(method):
     assert not any(map(lives, pids))
 
 
-def lives(pid):
+def state(pid):
+    """As the system tells it: S if the process sleeps, Z when it has ended, "" when that was noticed."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def lives(pid):
+    return state(pid) not in ("", "Z")
 
 
 def test_ctrl_c_in_a_terminal_is_the_readers_alone():
@@ -745,8 +750,61 @@ def test_an_item_that_always_ends_its_worker_fails_alone(caplog):
             else:
                 assert item == i
         assert view[7] == 7
-    assert len(caplog.records) == 8 and {record.name for record in caplog.records} == {"lazyseq"}
+    assert {record.name for record in caplog.records} == {"lazyseq"}
     assert {record.levelname for record in caplog.records} == {"WARNING"}
+    for i in (0, 5, 6, 29):  # another worker may have begun it before that
+        texts = [record.getMessage() for record in caplog.records if f"item {i}" in record.getMessage()]
+        assert len(texts) >= 2 and f"; item {i} is evaluated again; another takes its place" in texts[0]
+        assert "as did another that has died; it is given up; another takes its place" in texts[1]
+
+
+def test_an_item_that_is_given_up_stays_so(tmp_path, caplog):
+    """Also when a third worker dies of it, which had begun it before."""
+
+    def wait_for(event):
+        while not (tmp_path / event).exists():
+            time.sleep(0.001)
+
+    def dies(i):
+        with contextlib.suppress(FileExistsError):
+            if i in (5, 6):
+                os.close(os.open(tmp_path / str(i), os.O_CREAT | os.O_EXCL))
+                wait_for("6" if i == 5 else "given up")
+                killed()
+        if i == 6:
+            killed()
+        return i
+
+    with prefetch(smap(dies, range(10))) as view:
+        found = outcomes(map(view.__getitem__, range(7)))
+        assert found[:6] == list(range(6)) and (found[6].index, found[6].attempts) == (6, 2)
+        (tmp_path / "given up").touch()
+        deadline = time.monotonic() + 10
+        while "evaluating item 6, which is given up; another takes its place" not in caplog.text:
+            assert [view[8], view[7]] == [8, 7] and time.monotonic() < deadline
+        with pytest.raises(WorkerDiedError) as caught:
+            view[6]
+    assert (caught.value.attempts, caught.value.pid) == (2, found[6].pid)
+
+
+@pytest.mark.parametrize("n", [6, 40])
+def test_any_number_of_items_in_a_row_may_end_their_workers(n):
+    with prefetch(smap(Ends(killed, range(n)), range(40)), max_buffered=32) as view:
+        for found in outcomes(view.as_completed()), outcomes(iter(view)):
+            assert len(found) == 40
+            errors = [item for item in found if type(item) is WorkerDiedError]
+            assert sorted(error.index for error in errors) == list(range(n)) and {e.attempts for e in errors} == {2}
+
+
+def test_an_error_that_is_raised_again_does_not_grow():
+    def texts(view):
+        errors = [error for _ in range(4) for error in outcomes(map(view.__getitem__, [3]))]
+        return {"".join(traceback.format_exception(error)) for error in errors}
+
+    with prefetch(smap(Ends(killed, {3}), range(6))) as view:
+        assert len(texts(view)) == len(texts(smap(abs, view))) == 1
+    with prefetch(smap(abs, range(6)), start_hook=killed) as view:
+        assert len(texts(view)) == len(texts(smap(abs, view))) == 1
 
 
 def test_workers_that_die_of_nothing_end_reading(tmp_path):
@@ -760,17 +818,18 @@ def test_workers_that_die_of_nothing_end_reading(tmp_path):
     processes()[0].kill()
     with pytest.raises(WorkerDiedError, match="exited with code 3") as caught:
         view[29]
-    assert caught.value.__notes__ == ["It was the last of 5 that died and left nothing."]
+    assert caught.value.__notes__ == ["It was the last of 4 that died and left nothing."]
     for found, most in (outcomes(iter(view)), 30), (outcomes(view.as_completed()), 1):
         assert 0 < len(found) <= most and {type(item) for item in found} == {WorkerDiedError}
     view.close()
 
 
-def test_a_stopped_worker_is_a_timeout():
-    with prefetch(smap(lambda i: os.kill(os.getpid(), signal.SIGSTOP) if i == 3 else i, range(9)), timeout=0.2) as view:
+def test_a_stopped_worker_is_a_timeout(caplog):
+    with prefetch(smap(lambda i: os.kill(os.getpid(), signal.SIGSTOP) if i == 3 else i, range(9)), timeout=2) as view:
         found = outcomes(iter(view))
         assert type(found[3]) is TimeoutError and str(found[3]).startswith("item 3 of prefetch(2 processes)")
         assert [item for item in found if type(item) is int] == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert "was ended: item 3 took longer than 2.0 s; another takes its place" in caplog.text
 
 
 def test_workers_that_are_stopped_while_they_start_are_replaced(tmp_path):
@@ -779,20 +838,30 @@ def test_workers_that_are_stopped_while_they_start_are_replaced(tmp_path):
             os.close(os.open(tmp_path / "stopped", os.O_CREAT | os.O_EXCL))
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    with prefetch(smap(str, range(30)), 1, timeout=0.1, start_hook=hook) as view:
+    with prefetch(smap(str, range(30)), 1, timeout=1, start_hook=hook) as view:
         assert list(view) == [str(i) for i in range(30)]
 
 
 def test_idle_workers_that_are_stopped_are_replaced(caplog):
-    with prefetch(smap(abs, range(100)), max_buffered=4, timeout=0.1) as view:
+    with prefetch(smap(abs, range(100)), max_buffered=4, timeout=1) as view:
         for read in (iter, lambda view: (item for _, item in view.as_completed())):
             items = read(view)
             assert next(items) in range(4)
-            time.sleep(0.05)  # until all is ready, and the workers are idle
+            be_idle()
             for process in processes():
                 os.kill(process.pid, signal.SIGSTOP)
             assert len(list(items)) == 99
-    assert "was ended: it did nothing for 0.1 s; another takes its place" in caplog.text
+    assert "was ended: it did nothing for 1.0 s; another takes its place" in caplog.text
+
+
+def be_idle():
+    """Wait until all workers sleep, in two looks."""
+    looks, deadline = 0, time.monotonic() + 10
+    while looks < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        states = [state(process.pid) for process in processes()]
+        looks = looks + 1 if states == ["S", "S"] else 0
+    assert looks == 2
 
 
 @pytest.mark.parametrize("max_buffered", [2, 10])
@@ -816,12 +885,12 @@ def test_a_worker_that_is_stopped_while_it_sends_is_a_timeout():
             os.kill(os.getpid(), signal.SIGSTOP)
             return int, (3,)
 
-    with prefetch(smap(lambda i: Stops() if i == 3 else i, range(9)), timeout=0.2) as view:
+    with prefetch(smap(lambda i: Stops() if i == 3 else i, range(9)), timeout=2) as view:
         found = outcomes(iter(view))
         assert type(found[3]) is TimeoutError and [*found[:3], *found[4:]] == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
-def test_idle_workers_that_are_killed_are_replaced():
+def test_idle_workers_that_are_killed_are_replaced(caplog):
     with prefetch(smap(abs, range(1000)), max_buffered=4) as view:
         items = iter(view)
         for i in range(0, 1000, 2):
@@ -831,6 +900,9 @@ def test_idle_workers_that_are_killed_are_replaced():
                 for process in processes():
                     process.kill()
             assert next(items) == i + 1
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) >= 18 and all("was killed by SIGKILL" in text for text in texts)
+    assert all(text.endswith("; another takes its place") for text in texts)
 
 
 @pytest.mark.parametrize("k", range(2))  # it depends on what comes first

@@ -217,7 +217,7 @@ cdef struct board:
 cdef struct desk:
     # What a worker does, for the reader to see when it has died, or takes too long.
     long long record  # of the run that it evaluates; 0: none
-    long long part
+    long long part  # -1: none so far
     long long step  # if there is a timeout, when it began the part, or to be idle, in ns; 0: it is starting
     long long padding[5]
 
@@ -395,7 +395,7 @@ cdef class Engine:
     cdef Py_ssize_t max_buffered
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
-    cdef object end  # the error because of which reading has ended for good, or None
+    cdef object end  # the error because of which reading has ended for good, pickled, or None
     cdef unsigned forks
 
     def __cinit__(self):
@@ -604,9 +604,9 @@ cdef class ProcessEngine(Engine):
     cdef list guards  # those of the source, by the number that the workers have for them
     cdef object refusal  # what start_hook raised in a worker
     cdef dict deaths  # how many workers an item has ended
-    cdef dict given_up  # the errors of items that have ended too many
+    cdef dict given_up  # the errors of items that have ended too many, pickled: each who raises one adds to it
     cdef long long sent  # how many messages there were at the last death
-    cdef long long fruitless  # how many deaths there were since then
+    cdef long long fruitless  # how many workers have died of nothing since one sent or an item was given up
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns,
                  source, context, shm_size):
@@ -681,31 +681,40 @@ cdef class ProcessEngine(Engine):
         """End the process, and with it its item, unless that is finished just in time."""
         cdef desk *its = desk_of(self.arena, worker)
         cdef long long record = lzs_load(&its.record), step = lzs_load(&its.step)
-        cdef run_record *run
         _processes.end(process)
-        run = record_at(self.arena, record)
-        if record and its.record == record and its.step == step and its.part >= lzs_progress_done(&run.state.progress):
-            lzs_store(&run.state.overdue, its.part + 1)
+        if its.record == record and its.step == step and self.part_of(its) >= 0:
+            lzs_store(&record_at(self.arena, record).state.overdue, its.part + 1)
         return 0
+
+    cdef int64_t part_of(self, desk *its) noexcept:
+        """Which part of its run the worker was evaluating, or had not sent, when it ended; -1: none."""
+        if its.record == 0 or its.part < lzs_progress_done(&record_at(self.arena, its.record).state.progress):
+            return -1
+        return its.part
 
     cdef int replace(self, Py_ssize_t worker, process, bint late) except -1:
         """Another process for one that has died: of its run, what it has not sent is to be published again."""
         cdef desk *its = desk_of(self.arena, worker)
         cdef run_record *record
         cdef long long offset = its.record
+        cdef int64_t part
         error = _processes.died(process)
         if lzs_load(&board_of(self.arena).started) == 0 and not late:
             error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
             return self.end_with(error)
         if offset:
             record = record_at(self.arena, offset)
-            if not late:
-                self.count_death(record.item + its.part, error)
+            part = lzs_load(&record.state.overdue) - 1 if late else self.part_of(its)
+            if part >= 0 and record.item >= 0:
+                error.index = record.item + part
             lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
-        if not late:
-            self.fruitless = self.fruitless + 1 if self.sent == lzs_load(&board_of(self.arena).sent) else 1
-            self.sent = lzs_load(&board_of(self.arena).sent)
-            if self.fruitless > max(4, 2 * len(self.workers)):
+        if late:
+            what = f"prefetch: worker process {process.pid} was ended: " + (
+                f"it did nothing for {self.timeout_ns / 1e9} s" if error.index is None
+                else f"item {error.index} took longer than {self.timeout_ns / 1e9} s")
+        else:
+            what = self.counted(error)
+            if self.fruitless >= max(4, 2 * len(self.workers)):
                 error.add_note(f"It was the last of {self.fruitless} that died and left nothing.")
                 return self.end_with(error)
         memset(its, 0, sizeof(desk))
@@ -714,17 +723,30 @@ cdef class ProcessEngine(Engine):
             let_go(self.arena, offset, BY_WORKER)
         self.arena.reclaim(<uint32_t>worker)
         self.start(worker)
-        _processes.log.warning(
-            "%s; another takes its place%s",
-            f"prefetch: worker process {process.pid} was ended: it did nothing for {self.timeout_ns / 1e9} s" if late
-            else error,
-            "" if error.attempts == 0 else f", and item {error.index} is evaluated again" if error.attempts == 1
-            else f", and item {error.index} is given up")
+        _processes.log.warning("%s; another takes its place", what)
         return 0
+
+    cdef str counted(self, error):
+        """Count a death for its item, which is evaluated a second time and no third one; what is to be said of it."""
+        if self.sent != lzs_load(&board_of(self.arena).sent):
+            self.sent, self.fruitless = lzs_load(&board_of(self.arena).sent), 0
+        if error.index is None:
+            self.fruitless += 1
+            return str(error)
+        if error.index in self.given_up:  # since it began that
+            return f"{error}; it was evaluating item {error.index}, which is given up"
+        self.deaths[error.index] = error.attempts = self.deaths.get(error.index, 0) + 1
+        if error.attempts == 1:
+            return f"{error}; item {error.index} is evaluated again"
+        error.args = (f"{error}; it was evaluating item {error.index}, as did another that has died",)
+        self.given_up[error.index] = _processes.dump_error(error)
+        self.fruitless = 0
+        return f"{error}; it is given up"
 
     cdef int end_with(self, error) except -1:
         """No worker can be expected to live."""
-        self.end = error
+        _processes.log.warning("%s; reading ends", error)
+        self.end = _processes.dump_error(error)
         lzs_crew_close(self.crew)
         return 0
 
@@ -759,17 +781,7 @@ cdef class ProcessEngine(Engine):
         if error is None:
             self.deaths.pop(number, None)
             return result
-        return Failure(error)
-
-    cdef int count_death(self, long long item, error) except -1:
-        """An item that ends its worker is evaluated a second time, and no third one."""
-        self.deaths[item] = self.deaths.get(item, 0) + 1
-        error.index, error.attempts = item, self.deaths[item]
-        if error.attempts > 1:
-            error.args = (f"{error}; it was evaluating item {item}, as did another that has died",)
-            self.given_up[item] = error
-            self.fruitless = 0
-        return 0
+        return Failure(_processes.load_error(error))
 
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
         return False
@@ -844,6 +856,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     arena.keep_block(offset)
     if watched:
         lzs_store(&mine.step, monotonic_ns())
+    lzs_store(&mine.part, -1)
     lzs_store(&mine.record, offset)  # before it is attached: who has it must be able to find out that we have died
     if lzs_ring_attach(claim, <void *>offset) != LZS_OK:
         lzs_store(&mine.record, 0)
@@ -1154,8 +1167,9 @@ cdef class Window:
         """Take back the run at the head of the ring, if there is one."""
         cdef void *result
         cdef lzs_status status = lzs_ring_drop(self.ring, &result)
-        while status == LZS_BUSY:  # its worker may be dead
+        while status == LZS_BUSY:  # its worker may be dead, or stopped
             engine.look_after_workers(0)
+            PyErr_CheckSignals()
             status = lzs_ring_drop(self.ring, &result)
         if status != LZS_OK:
             return False
@@ -1616,7 +1630,7 @@ cdef class Prefetch(Derived):
             self.crew.refuse()
         if status == LZS_CLOSED:
             if engine.end is not None:
-                raise engine.end.with_traceback(None)
+                raise _processes.load_error(engine.end)
             if self.crew.current_engine() is engine:
                 self.crew.exchange_engine(None)  # the next read tries again
             error = engine.start_error()
