@@ -588,25 +588,29 @@ def test_the_interpreter_exits_without_a_sound(end):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_end_with_their_parent(method):
+@pytest.mark.parametrize("item", ["time.sleep(60)", "sum(range(4 * 10**9))"])  # the second keeps the GIL
+def test_workers_end_with_their_parent(method, item, tmp_path):
     code = f"""
         import os, sys, time
         from lazyseq import prefetch, smap
         def slow(i):
             if i:
-                time.sleep(60)
-            return os.getpid()
+                open(os.path.join({str(tmp_path)!r}, str(os.getpid())), "w").close()
+                {item}
+            return i
         if __name__ == "__main__":
             p = prefetch(smap(slow, range(9)), 2, "process", mp_context="{method}")
-            pids = {{p[0]}} | {{worker.pid for worker in __import__("multiprocessing").active_children()}}
-            print(*pids, flush=True)
+            p[0]
+            while len(os.listdir({str(tmp_path)!r})) < 2:
+                time.sleep(0.01)
+            print(*[worker.pid for worker in __import__("multiprocessing").active_children()], flush=True)
             os.kill(os.getpid(), 9)
     """
     returncode, out, err = script(code)
     assert returncode == -9 and err == ""
     pids = [int(pid) for pid in out.split()]
-    assert len(pids) >= 2
-    deadline = time.monotonic() + 10
+    assert len(pids) == 2
+    deadline = time.monotonic() + 2
     while any(map(lives, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(lives, pids))

@@ -63,6 +63,21 @@ cdef extern from *:
         PyList_SET_ITEM(list, k, Py_NewRef(value));
         return before;
     }
+
+    #ifdef _MSC_VER
+    static void lzs_end_after(int descriptor) { (void)descriptor; } /* there are no worker processes */
+    #else
+    #include <errno.h>
+    #include <poll.h>
+    #include <unistd.h>
+    static void lzs_end_after(int descriptor)
+    {
+        struct pollfd handle = {descriptor, POLLIN, 0};
+        while (poll(&handle, 1, -1) < 0 && errno == EINTR)
+            ;
+        _exit(1);
+    }
+    #endif
     """
     void *working_for
     int works_alone
@@ -71,6 +86,7 @@ cdef extern from *:
     long long lzs_add(long long *p, long long n) noexcept
     void lzs_store(long long *p, long long value) noexcept
     object exchange_item(list items, Py_ssize_t k, object value)
+    void lzs_end_after(int descriptor) noexcept nogil
 
 cdef extern from "Python.h":
     ctypedef void *PyThread_type_lock
@@ -840,6 +856,12 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
 
 
 cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
+def end_after(int handle):
+    """End this process when the descriptor can be read, whoever has the GIL then."""
+    with nogil:
+        lzs_end_after(handle)
+
+
     """Hand over a run, evaluate its items, and send them in messages of those that took about PROCESS_RUN_NS."""
     cdef int64_t k, n, count = claim.run.count
     cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))

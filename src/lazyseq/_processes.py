@@ -167,7 +167,9 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
 
 
 def end_with(parent: int) -> None:
-    """End this process when its reader's ends, whatever it is doing."""
+    """End this process when its reader's ends, whatever it is doing, also if that never lets go of the GIL."""
+    from ._engine import end_after
+
     try:
         handle = os.pidfd_open(parent)
     except ProcessLookupError:
@@ -176,10 +178,8 @@ def end_with(parent: int) -> None:
         ancestor = multiprocessing.parent_process()
         if ancestor is None:
             return
-        ancestor.join()
-    else:
-        select.select([handle], [], [])
-    os._exit(1)
+        handle = ancestor.sentinel
+    end_after(handle)
 
 
 # ---- Errors on their way --------------------------------------------------------------------------------------------
