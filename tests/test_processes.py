@@ -641,6 +641,25 @@ def test_ctrl_c_in_a_terminal_is_the_readers_alone():
     assert err.endswith("KeyboardInterrupt\n")
 
 
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_ctrl_c_does_not_reach_workers_that_start(method, tmp_path):
+    """Also before anything of ours runs there."""
+    code = f"""
+        import signal
+        from lazyseq import prefetch, smap
+        if __name__ == "__main__":
+            with prefetch(range(9), 2, "process", mp_context="{method}") as p:
+                assert list(p) == list(range(9))
+            assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        else:
+            print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
+    """
+    path = tmp_path / "main.py"
+    path.write_text(textwrap.dedent(code))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, set(done.stdout.split()), done.stderr) == (0, {"True"}, "")
+
+
 def test_few_descriptors_are_a_clear_error():
     code = """
         import resource

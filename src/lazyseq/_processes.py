@@ -16,6 +16,7 @@ import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, cast
 
+from multiprocessing import resource_tracker
 import cloudpickle
 import tblib
 import threadpoolctl
@@ -144,6 +145,8 @@ def is_worker() -> bool:
     return True
 
 
+    if context.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # as the start would do, and unblock SIGINT
 # ---- The worker's side ----------------------------------------------------------------------------------------------
 
 
