@@ -660,6 +660,34 @@ def test_ctrl_c_does_not_reach_workers_that_start(method, tmp_path):
     assert (done.returncode, set(done.stdout.split()), done.stderr) == (0, {"True"}, "")
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "wait_for_all"])
+def test_deaths_are_noticed_although_others_wait_for_children(method, handler):
+    code = f"""
+        import contextlib, os, signal
+        from lazyseq import WorkerDiedError, prefetch, smap
+        def wait_for_all(*_):
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+        def dies(i):
+            if i == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return i
+        if __name__ == "__main__":
+            signal.signal(signal.SIGCHLD, {handler})
+            with prefetch(smap(dies, range(9)), 2, "process", mp_context="{method}") as p:
+                for i in range(9):
+                    try:
+                        print(p[i])
+                    except WorkerDiedError as error:
+                        print(error.index, error.attempts, error.exitcode)
+    """
+    returncode, out, _ = script(code)
+    told = "-9" if method == "forkserver" else "None"
+    assert (returncode, out.split("\n")) == (0, ["0", "1", "2", f"3 2 {told}", *"45678", ""])
+
+
 def test_few_descriptors_are_a_clear_error():
     code = """
         import resource
@@ -964,7 +992,7 @@ def test_a_signal_does_not_interrupt_a_recovery(monkeypatch):
             list(view[100:])
         monkeypatch.undo()
         assert list(view) == list(range(3000))
-        assert processes() == starts and len(starts) == 1
+        assert processes() == [start.process for start in starts] and len(starts) == 1
 
 
 def test_killed_at_random_times():

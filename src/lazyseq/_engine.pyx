@@ -660,12 +660,13 @@ cdef class ProcessEngine(Engine):
     cdef int look_after_workers(self, long long since) except -1:
         """Workers that have died, or whose item takes too long, are replaced, and readers told what is lost."""
         cdef Py_ssize_t k
-        cdef bint any_lost = False
+        cdef bint any_lost
         if lzs_crew_closed(self.crew):
             return 0
         with self.lock:
+            any_lost = bool(_processes.ended(self.workers))
             for k in range(len(self.workers)):
-                any_lost |= self.workers[k].exitcode is not None or self.is_late(k, since)
+                any_lost |= self.is_late(k, since)
         if any_lost:
             # An error in between could leave two workers with the memory of one.
             _workers.aside(lambda: self.replace_lost(since))
@@ -677,10 +678,10 @@ cdef class ProcessEngine(Engine):
         with self.lock:
             for k in range(len(self.workers)):
                 process = self.workers[k]
-                late = process.exitcode is None and self.is_late(k, since)
+                late = process.is_alive() and self.is_late(k, since)
                 if late:
                     self.end_late(k, process)
-                if process.exitcode is not None and not lzs_crew_closed(self.crew):
+                if not process.is_alive() and not lzs_crew_closed(self.crew):
                     self.replace(k, process, late)
 
     cdef bint is_late(self, Py_ssize_t worker, long long since) except -1:
@@ -855,13 +856,13 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
         evaluate_in_process(arena, worker, &claim, source, guards)
 
 
-cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
 def end_after(int handle):
     """End this process when the descriptor can be read, whoever has the GIL then."""
     with nogil:
         lzs_end_after(handle)
 
 
+cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
     """Hand over a run, evaluate its items, and send them in messages of those that took about PROCESS_RUN_NS."""
     cdef int64_t k, n, count = claim.run.count
     cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
