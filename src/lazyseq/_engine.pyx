@@ -64,7 +64,7 @@ cdef extern from *:
         return before;
     }
 
-    #ifdef _MSC_VER
+    #ifdef _WIN32
     static void lzs_end_after(int descriptor) { (void)descriptor; } /* there are no worker processes */
     #else
     #include <errno.h>
