@@ -838,6 +838,20 @@ def test_an_item_that_is_given_up_stays_so(tmp_path, caplog):
     assert (caught.value.attempts, caught.value.pid) == (2, found[6].pid)
 
 
+class EndsWhenSent:
+    def __reduce__(self):
+        killed()
+
+
+def test_a_result_that_ends_its_worker_fails_alone():
+    """Also where it is sent with others."""
+    rows = unbatch(smap(lambda b: [4 * b + k for k in range(4)], range(5)), 4)
+    with prefetch(smap(lambda i: EndsWhenSent() if i in (5, 9, 10) else i, rows)) as view:
+        for found in outcomes(view.as_completed()), outcomes(iter(view)):
+            assert sorted(item.index for item in found if type(item) is WorkerDiedError) == [5, 9, 10]
+            assert len(found) == 20
+
+
 @pytest.mark.parametrize("n", [6, 40])
 def test_any_number_of_items_in_a_row_may_end_their_workers(n):
     with prefetch(smap(Ends(killed, range(n)), range(40)), max_buffered=32) as view:

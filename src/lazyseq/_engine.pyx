@@ -233,7 +233,7 @@ cdef struct board:
 cdef struct desk:
     # What a worker does, for the reader to see when it has died, or takes too long.
     long long record  # of the run that it evaluates; 0: none
-    long long part  # -1: none so far
+    long long part  # -1: none so far, or several that it sends
     long long step  # if there is a timeout, when it began the part, or to be idle, in ns; 0: it is starting
     long long padding[5]
 
@@ -619,7 +619,7 @@ cdef class ProcessEngine(Engine):
     cdef object context, recipe
     cdef list guards  # those of the source, by the number that the workers have for them
     cdef object refusal  # what start_hook raised in a worker
-    cdef dict deaths  # how many workers an item has ended
+    cdef dict deaths  # how many workers an item has ended; 0: perhaps one
     cdef dict given_up  # the errors of items that have ended too many, pickled: each who raises one adds to it
     cdef long long sent  # how many messages there were at the last death
     cdef long long fruitless  # how many workers have died of nothing since one sent or an item was given up
@@ -714,7 +714,8 @@ cdef class ProcessEngine(Engine):
         cdef desk *its = desk_of(self.arena, worker)
         cdef run_record *record
         cdef long long offset = its.record
-        cdef int64_t part
+        cdef int64_t part, k
+        cdef bint learnt = False
         error = _processes.died(process)
         if lzs_load(&board_of(self.arena).started) == 0 and not late:
             error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
@@ -722,15 +723,19 @@ cdef class ProcessEngine(Engine):
         if offset:
             record = record_at(self.arena, offset)
             part = lzs_load(&record.state.overdue) - 1 if late else self.part_of(its)
-            if part >= 0 and record.item >= 0:
+            if record.item >= 0 and part >= 0:
                 error.index = record.item + part
+            elif record.item >= 0:  # whichever it was will end the next worker alone
+                for k in range(lzs_progress_done(&record.state.progress), record.count):
+                    learnt |= record.item + k not in self.deaths
+                    self.deaths.setdefault(record.item + k, 0)
             lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
         if late:
             what = f"prefetch: worker process {process.pid} was ended: " + (
                 f"it did nothing for {self.timeout_ns / 1e9} s" if error.index is None
                 else f"item {error.index} took longer than {self.timeout_ns / 1e9} s")
         else:
-            what = self.counted(error)
+            what = self.counted(error, learnt)
             if self.fruitless >= max(4, 2 * len(self.workers)):
                 error.add_note(f"It was the last of {self.fruitless} that died and left nothing.")
                 return self.end_with(error)
@@ -743,12 +748,12 @@ cdef class ProcessEngine(Engine):
         _processes.log.warning("%s; another takes its place", what)
         return 0
 
-    cdef str counted(self, error):
+    cdef str counted(self, error, bint learnt):
         """Count a death for its item, which is evaluated a second time and no third one; what is to be said of it."""
         if self.sent != lzs_load(&board_of(self.arena).sent):
             self.sent, self.fruitless = lzs_load(&board_of(self.arena).sent), 0
         if error.index is None:
-            self.fruitless += 1
+            self.fruitless += not learnt
             return str(error)
         if error.index in self.given_up:  # since it began that
             return f"{error}; it was evaluating item {error.index}, which is given up"
@@ -779,13 +784,12 @@ cdef class ProcessEngine(Engine):
                         break
         except IndexError:
             run.item, run.count = -1, 1  # the worker says so in its place
-        if self.given_up:
+        if self.deaths:  # those items are evaluated by themselves, or not at all
             for k in range(run.count):
-                if run.item + k in self.given_up:
-                    if k:
-                        run.count = k
-                    else:
-                        run.item, run.count = -1, 1
+                if run.item + k in self.deaths:
+                    run.count = max(k, 1)
+                    if run.item in self.given_up:
+                        run.item = -1
                     break
         return 0
 
@@ -902,6 +906,8 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
         if not (last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly):
             continue
         n = len(results)
+        if n > 1:
+            lzs_store(&mine.part, -1)
         if counts[1] or any(counts[0]):
             results.append(counts)
             counts = [[0] * len(guards), []]
