@@ -588,34 +588,43 @@ def test_the_interpreter_exits_without_a_sound(end):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_end_with_their_parent(method):
+@pytest.mark.parametrize("item", ["time.sleep(60)", "sum(range(4 * 10**9))"])  # the second keeps the GIL
+def test_workers_end_with_their_parent(method, item, tmp_path):
     code = f"""
         import os, sys, time
         from lazyseq import prefetch, smap
         def slow(i):
             if i:
-                time.sleep(60)
-            return os.getpid()
+                open(os.path.join({str(tmp_path)!r}, str(os.getpid())), "w").close()
+                {item}
+            return i
         if __name__ == "__main__":
             p = prefetch(smap(slow, range(9)), 2, "process", mp_context="{method}")
-            pids = {{p[0]}} | {{worker.pid for worker in __import__("multiprocessing").active_children()}}
-            print(*pids, flush=True)
+            p[0]
+            while len(os.listdir({str(tmp_path)!r})) < 2:
+                time.sleep(0.01)
+            print(*[worker.pid for worker in __import__("multiprocessing").active_children()], flush=True)
             os.kill(os.getpid(), 9)
     """
     returncode, out, err = script(code)
     assert returncode == -9 and err == ""
     pids = [int(pid) for pid in out.split()]
-    assert len(pids) >= 2
-    deadline = time.monotonic() + 10
+    assert len(pids) == 2
+    deadline = time.monotonic() + 2
     while any(map(lives, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(lives, pids))
 
 
-def lives(pid):
+def state(pid):
+    """As the system tells it: S if the process sleeps, Z when it has ended, "" when that was noticed."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
+
+
+def lives(pid):
+    return state(pid) not in ("", "Z")
 
 
 def test_ctrl_c_in_a_terminal_is_the_readers_alone():
@@ -630,6 +639,53 @@ def test_ctrl_c_in_a_terminal_is_the_readers_alone():
     returncode, out, err = script(code)
     assert returncode == -signal.SIGINT and out == "" and err.count("Traceback") == 1
     assert err.endswith("KeyboardInterrupt\n")
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_ctrl_c_does_not_reach_workers_that_start(method, tmp_path):
+    """Also before anything of ours runs there."""
+    code = f"""
+        import signal
+        from lazyseq import prefetch, smap
+        if __name__ == "__main__":
+            with prefetch(range(9), 2, "process", mp_context="{method}") as p:
+                assert list(p) == list(range(9))
+            assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        else:
+            print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
+    """
+    path = tmp_path / "main.py"
+    path.write_text(textwrap.dedent(code))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, set(done.stdout.split()), done.stderr) == (0, {"True"}, "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("handler", ["signal.SIG_IGN", "wait_for_all"])
+def test_deaths_are_noticed_although_others_wait_for_children(method, handler):
+    code = f"""
+        import contextlib, os, signal
+        from lazyseq import WorkerDiedError, prefetch, smap
+        def wait_for_all(*_):
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+        def dies(i):
+            if i == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return i
+        if __name__ == "__main__":
+            signal.signal(signal.SIGCHLD, {handler})
+            with prefetch(smap(dies, range(9)), 2, "process", mp_context="{method}") as p:
+                for i in range(9):
+                    try:
+                        print(p[i])
+                    except WorkerDiedError as error:
+                        print(error.index, error.attempts, error.exitcode)
+    """
+    returncode, out, _ = script(code)
+    told = "-9" if method == "forkserver" else "None"
+    assert (returncode, out.split("\n")) == (0, ["0", "1", "2", f"3 2 {told}", *"45678", ""])
 
 
 def test_few_descriptors_are_a_clear_error():
@@ -745,8 +801,75 @@ def test_an_item_that_always_ends_its_worker_fails_alone(caplog):
             else:
                 assert item == i
         assert view[7] == 7
-    assert len(caplog.records) == 8 and {record.name for record in caplog.records} == {"lazyseq"}
+    assert {record.name for record in caplog.records} == {"lazyseq"}
     assert {record.levelname for record in caplog.records} == {"WARNING"}
+    for i in (0, 5, 6, 29):  # another worker may have begun it before that
+        texts = [record.getMessage() for record in caplog.records if f"item {i}" in record.getMessage()]
+        assert len(texts) >= 2 and f"; item {i} is evaluated again; another takes its place" in texts[0]
+        assert "as did another that has died; it is given up; another takes its place" in texts[1]
+
+
+def test_an_item_that_is_given_up_stays_so(tmp_path, caplog):
+    """Also when a third worker dies of it, which had begun it before."""
+
+    def wait_for(event):
+        while not (tmp_path / event).exists():
+            time.sleep(0.001)
+
+    def dies(i):
+        with contextlib.suppress(FileExistsError):
+            if i in (5, 6):
+                os.close(os.open(tmp_path / str(i), os.O_CREAT | os.O_EXCL))
+                wait_for("6" if i == 5 else "given up")
+                killed()
+        if i == 6:
+            killed()
+        return i
+
+    with prefetch(smap(dies, range(10))) as view:
+        found = outcomes(map(view.__getitem__, range(7)))
+        assert found[:6] == list(range(6)) and (found[6].index, found[6].attempts) == (6, 2)
+        (tmp_path / "given up").touch()
+        deadline = time.monotonic() + 10
+        while "evaluating item 6, which is given up; another takes its place" not in caplog.text:
+            assert [view[8], view[7]] == [8, 7] and time.monotonic() < deadline
+        with pytest.raises(WorkerDiedError) as caught:
+            view[6]
+    assert (caught.value.attempts, caught.value.pid) == (2, found[6].pid)
+
+
+class EndsWhenSent:
+    def __reduce__(self):
+        killed()
+
+
+def test_a_result_that_ends_its_worker_fails_alone():
+    """Also where it is sent with others."""
+    rows = unbatch(smap(lambda b: [4 * b + k for k in range(4)], range(5)), 4)
+    with prefetch(smap(lambda i: EndsWhenSent() if i in (5, 9, 10) else i, rows)) as view:
+        for found in outcomes(view.as_completed()), outcomes(iter(view)):
+            assert sorted(item.index for item in found if type(item) is WorkerDiedError) == [5, 9, 10]
+            assert len(found) == 20
+
+
+@pytest.mark.parametrize("n", [6, 40])
+def test_any_number_of_items_in_a_row_may_end_their_workers(n):
+    with prefetch(smap(Ends(killed, range(n)), range(40)), max_buffered=32) as view:
+        for found in outcomes(view.as_completed()), outcomes(iter(view)):
+            assert len(found) == 40
+            errors = [item for item in found if type(item) is WorkerDiedError]
+            assert sorted(error.index for error in errors) == list(range(n)) and {e.attempts for e in errors} == {2}
+
+
+def test_an_error_that_is_raised_again_does_not_grow():
+    def texts(view):
+        errors = [error for _ in range(4) for error in outcomes(map(view.__getitem__, [3]))]
+        return {"".join(traceback.format_exception(error)) for error in errors}
+
+    with prefetch(smap(Ends(killed, {3}), range(6))) as view:
+        assert len(texts(view)) == len(texts(smap(abs, view))) == 1
+    with prefetch(smap(abs, range(6)), start_hook=killed) as view:
+        assert len(texts(view)) == len(texts(smap(abs, view))) == 1
 
 
 def test_workers_that_die_of_nothing_end_reading(tmp_path):
@@ -760,17 +883,18 @@ def test_workers_that_die_of_nothing_end_reading(tmp_path):
     processes()[0].kill()
     with pytest.raises(WorkerDiedError, match="exited with code 3") as caught:
         view[29]
-    assert caught.value.__notes__ == ["It was the last of 5 that died and left nothing."]
+    assert caught.value.__notes__ == ["It was the last of 4 that died and left nothing."]
     for found, most in (outcomes(iter(view)), 30), (outcomes(view.as_completed()), 1):
         assert 0 < len(found) <= most and {type(item) for item in found} == {WorkerDiedError}
     view.close()
 
 
-def test_a_stopped_worker_is_a_timeout():
-    with prefetch(smap(lambda i: os.kill(os.getpid(), signal.SIGSTOP) if i == 3 else i, range(9)), timeout=0.2) as view:
+def test_a_stopped_worker_is_a_timeout(caplog):
+    with prefetch(smap(lambda i: os.kill(os.getpid(), signal.SIGSTOP) if i == 3 else i, range(9)), timeout=2) as view:
         found = outcomes(iter(view))
         assert type(found[3]) is TimeoutError and str(found[3]).startswith("item 3 of prefetch(2 processes)")
         assert [item for item in found if type(item) is int] == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert "was ended: item 3 took longer than 2.0 s; another takes its place" in caplog.text
 
 
 def test_workers_that_are_stopped_while_they_start_are_replaced(tmp_path):
@@ -779,20 +903,45 @@ def test_workers_that_are_stopped_while_they_start_are_replaced(tmp_path):
             os.close(os.open(tmp_path / "stopped", os.O_CREAT | os.O_EXCL))
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    with prefetch(smap(str, range(30)), 1, timeout=0.1, start_hook=hook) as view:
+    with prefetch(smap(str, range(30)), 1, timeout=1, start_hook=hook) as view:
         assert list(view) == [str(i) for i in range(30)]
 
 
 def test_idle_workers_that_are_stopped_are_replaced(caplog):
-    with prefetch(smap(abs, range(100)), max_buffered=4, timeout=0.1) as view:
+    with prefetch(smap(abs, range(100)), max_buffered=4, timeout=1) as view:
         for read in (iter, lambda view: (item for _, item in view.as_completed())):
             items = read(view)
             assert next(items) in range(4)
-            time.sleep(0.05)  # until all is ready, and the workers are idle
+            be_idle()
             for process in processes():
                 os.kill(process.pid, signal.SIGSTOP)
             assert len(list(items)) == 99
-    assert "was ended: it did nothing for 0.1 s; another takes its place" in caplog.text
+    assert "was ended: it did nothing for 1.0 s; another takes its place" in caplog.text
+
+
+def be_idle():
+    """Wait until all workers sleep, in two looks."""
+    looks, deadline = 0, time.monotonic() + 10
+    while looks < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+        states = [state(process.pid) for process in processes()]
+        looks = looks + 1 if states == ["S", "S"] else 0
+    assert looks == 2
+
+
+@pytest.mark.parametrize("max_buffered", [2, 10])
+@pytest.mark.parametrize(
+    ("happens", "kind", "timeout"), [(lambda: time.sleep(60), TimeoutError, 2), (killed, WorkerDiedError, None)]
+)
+def test_what_is_not_sent_yet_of_the_same_grain_comes(max_buffered, happens, kind, timeout):
+    rows = unbatch(smap(lambda b: [4 * b + k for k in range(4)], range(5)), 4)
+    with prefetch(smap(lambda i: happens() if i == 5 else i, rows), max_buffered=max_buffered, timeout=timeout) as view:
+        for found in outcomes(iter(view)), outcomes(map(view.__getitem__, range(20))):
+            assert type(found[5]) is kind and [*found[:5], *found[6:]] == [*range(5), *range(6, 20)]
+        found = outcomes(view.as_completed())
+        (error,) = [item for item in found if type(item) is not tuple]
+        assert type(error) is kind and "item 5" in str(error)
+        assert sorted(item for item in found if type(item) is tuple) == [(i, i) for i in range(20) if i != 5]
 
 
 def test_a_worker_that_is_stopped_while_it_sends_is_a_timeout():
@@ -801,21 +950,26 @@ def test_a_worker_that_is_stopped_while_it_sends_is_a_timeout():
             os.kill(os.getpid(), signal.SIGSTOP)
             return int, (3,)
 
-    with prefetch(smap(lambda i: Stops() if i == 3 else i, range(9)), timeout=0.2) as view:
+    with prefetch(smap(lambda i: Stops() if i == 3 else i, range(9)), timeout=2) as view:
         found = outcomes(iter(view))
         assert type(found[3]) is TimeoutError and [*found[:3], *found[4:]] == [0, 1, 2, 4, 5, 6, 7, 8]
 
 
-def test_idle_workers_that_are_killed_are_replaced():
+def test_idle_workers_that_are_killed_are_replaced(caplog):
     with prefetch(smap(abs, range(1000)), max_buffered=4) as view:
-        items = iter(view)
+        items, before = iter(view), None
         for i in range(0, 1000, 2):
             assert next(items) == i
+            before = before or len(descriptors())
             if i % 100 == 0:
                 time.sleep(0.01)  # until all is ready, and the workers are idle
-                for process in processes():
-                    process.kill()
+                for pid in [process.pid for process in processes()]:
+                    os.kill(pid, signal.SIGKILL)
             assert next(items) == i + 1
+        assert processes() and len(descriptors()) == before
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) >= 10 and all("was killed by SIGKILL" in text for text in texts)
+    assert all(text.endswith("; another takes its place") for text in texts)
 
 
 @pytest.mark.parametrize("k", range(2))  # it depends on what comes first
@@ -854,7 +1008,7 @@ def test_a_signal_does_not_interrupt_a_recovery(monkeypatch):
             list(view[100:])
         monkeypatch.undo()
         assert list(view) == list(range(3000))
-        assert processes() == starts and len(starts) == 1
+        assert processes() == [start.process for start in starts] and len(starts) == 1
 
 
 def test_killed_at_random_times():

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from threading import Thread
 from types import TracebackType
 from typing import Final, Literal, Self, final, overload
 
 from ._core import Derived, Guard, Index, Indices
+from ._processes import WorkerProcess
 from ._transfer import Arena
 from ._types import Source, T_co
 
@@ -55,10 +55,11 @@ class Crew:
         timeout: float | None,
         process: tuple[BaseContext, int | None] | None,
     ) -> None: ...
-    def dismiss(self) -> list[Thread] | list[BaseProcess]: ...
+    def dismiss(self) -> list[Thread] | list[WorkerProcess]: ...
     def forget_workers(self) -> None: ...
 
 def failure_from(data: bytes) -> object: ...
+def end_after(handle: int) -> None: ...
 def refuse_to_work(arena: Arena, worker: int, error: BaseException) -> None: ...
 def work_in_process(
     arena: Arena,

@@ -63,6 +63,21 @@ cdef extern from *:
         PyList_SET_ITEM(list, k, Py_NewRef(value));
         return before;
     }
+
+    #ifdef _WIN32
+    static void lzs_end_after(int descriptor) { (void)descriptor; } /* there are no worker processes */
+    #else
+    #include <errno.h>
+    #include <poll.h>
+    #include <unistd.h>
+    static void lzs_end_after(int descriptor)
+    {
+        struct pollfd handle = {descriptor, POLLIN, 0};
+        while (poll(&handle, 1, -1) < 0 && errno == EINTR)
+            ;
+        _exit(1);
+    }
+    #endif
     """
     void *working_for
     int works_alone
@@ -71,6 +86,7 @@ cdef extern from *:
     long long lzs_add(long long *p, long long n) noexcept
     void lzs_store(long long *p, long long value) noexcept
     object exchange_item(list items, Py_ssize_t k, object value)
+    void lzs_end_after(int descriptor) noexcept nogil
 
 cdef extern from "Python.h":
     ctypedef void *PyThread_type_lock
@@ -217,7 +233,7 @@ cdef struct board:
 cdef struct desk:
     # What a worker does, for the reader to see when it has died, or takes too long.
     long long record  # of the run that it evaluates; 0: none
-    long long part
+    long long part  # -1: none so far, or several that it sends
     long long step  # if there is a timeout, when it began the part, or to be idle, in ns; 0: it is starting
     long long padding[5]
 
@@ -395,7 +411,7 @@ cdef class Engine:
     cdef Py_ssize_t max_buffered
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
-    cdef object end  # the error because of which reading has ended for good, or None
+    cdef object end  # the error because of which reading has ended for good, pickled, or None
     cdef unsigned forks
 
     def __cinit__(self):
@@ -603,10 +619,10 @@ cdef class ProcessEngine(Engine):
     cdef object context, recipe
     cdef list guards  # those of the source, by the number that the workers have for them
     cdef object refusal  # what start_hook raised in a worker
-    cdef dict deaths  # how many workers an item has ended
-    cdef dict given_up  # the errors of items that have ended too many
+    cdef dict deaths  # how many workers an item has ended; 0: perhaps one
+    cdef dict given_up  # the errors of items that have ended too many, pickled: each who raises one adds to it
     cdef long long sent  # how many messages there were at the last death
-    cdef long long fruitless  # how many deaths there were since then
+    cdef long long fruitless  # how many workers have died of nothing since one sent or an item was given up
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns,
                  source, context, shm_size):
@@ -644,12 +660,13 @@ cdef class ProcessEngine(Engine):
     cdef int look_after_workers(self, long long since) except -1:
         """Workers that have died, or whose item takes too long, are replaced, and readers told what is lost."""
         cdef Py_ssize_t k
-        cdef bint any_lost = False
+        cdef bint any_lost
         if lzs_crew_closed(self.crew):
             return 0
         with self.lock:
+            any_lost = bool(_processes.ended(self.workers))
             for k in range(len(self.workers)):
-                any_lost |= self.workers[k].exitcode is not None or self.is_late(k, since)
+                any_lost |= self.is_late(k, since)
         if any_lost:
             # An error in between could leave two workers with the memory of one.
             _workers.aside(lambda: self.replace_lost(since))
@@ -661,10 +678,10 @@ cdef class ProcessEngine(Engine):
         with self.lock:
             for k in range(len(self.workers)):
                 process = self.workers[k]
-                late = process.exitcode is None and self.is_late(k, since)
+                late = process.is_alive() and self.is_late(k, since)
                 if late:
                     self.end_late(k, process)
-                if process.exitcode is not None and not lzs_crew_closed(self.crew):
+                if not process.is_alive() and not lzs_crew_closed(self.crew):
                     self.replace(k, process, late)
 
     cdef bint is_late(self, Py_ssize_t worker, long long since) except -1:
@@ -681,31 +698,45 @@ cdef class ProcessEngine(Engine):
         """End the process, and with it its item, unless that is finished just in time."""
         cdef desk *its = desk_of(self.arena, worker)
         cdef long long record = lzs_load(&its.record), step = lzs_load(&its.step)
-        cdef run_record *run
         _processes.end(process)
-        run = record_at(self.arena, record)
-        if record and its.record == record and its.step == step and its.part >= lzs_progress_done(&run.state.progress):
-            lzs_store(&run.state.overdue, its.part + 1)
+        if its.record == record and its.step == step and self.part_of(its) >= 0:
+            lzs_store(&record_at(self.arena, record).state.overdue, its.part + 1)
         return 0
+
+    cdef int64_t part_of(self, desk *its) noexcept:
+        """Which part of its run the worker was evaluating, or had not sent, when it ended; -1: none."""
+        if its.record == 0 or its.part < lzs_progress_done(&record_at(self.arena, its.record).state.progress):
+            return -1
+        return its.part
 
     cdef int replace(self, Py_ssize_t worker, process, bint late) except -1:
         """Another process for one that has died: of its run, what it has not sent is to be published again."""
         cdef desk *its = desk_of(self.arena, worker)
         cdef run_record *record
         cdef long long offset = its.record
+        cdef int64_t part, k
+        cdef bint learnt = False
         error = _processes.died(process)
         if lzs_load(&board_of(self.arena).started) == 0 and not late:
             error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
             return self.end_with(error)
         if offset:
             record = record_at(self.arena, offset)
-            if not late:
-                self.count_death(record.item + its.part, error)
+            part = lzs_load(&record.state.overdue) - 1 if late else self.part_of(its)
+            if record.item >= 0 and part >= 0:
+                error.index = record.item + part
+            elif record.item >= 0:  # whichever it was will end the next worker alone
+                for k in range(lzs_progress_done(&record.state.progress), record.count):
+                    learnt |= record.item + k not in self.deaths
+                    self.deaths.setdefault(record.item + k, 0)
             lzs_store(&record.state.cut, record.start + lzs_progress_done(&record.state.progress) + 1)
-        if not late:
-            self.fruitless = self.fruitless + 1 if self.sent == lzs_load(&board_of(self.arena).sent) else 1
-            self.sent = lzs_load(&board_of(self.arena).sent)
-            if self.fruitless > max(4, 2 * len(self.workers)):
+        if late:
+            what = f"prefetch: worker process {process.pid} was ended: " + (
+                f"it did nothing for {self.timeout_ns / 1e9} s" if error.index is None
+                else f"item {error.index} took longer than {self.timeout_ns / 1e9} s")
+        else:
+            what = self.counted(error, learnt)
+            if self.fruitless >= max(4, 2 * len(self.workers)):
                 error.add_note(f"It was the last of {self.fruitless} that died and left nothing.")
                 return self.end_with(error)
         memset(its, 0, sizeof(desk))
@@ -714,17 +745,30 @@ cdef class ProcessEngine(Engine):
             let_go(self.arena, offset, BY_WORKER)
         self.arena.reclaim(<uint32_t>worker)
         self.start(worker)
-        _processes.log.warning(
-            "%s; another takes its place%s",
-            f"prefetch: worker process {process.pid} was ended: it did nothing for {self.timeout_ns / 1e9} s" if late
-            else error,
-            "" if error.attempts == 0 else f", and item {error.index} is evaluated again" if error.attempts == 1
-            else f", and item {error.index} is given up")
+        _processes.log.warning("%s; another takes its place", what)
         return 0
+
+    cdef str counted(self, error, bint learnt):
+        """Count a death for its item, which is evaluated a second time and no third one; what is to be said of it."""
+        if self.sent != lzs_load(&board_of(self.arena).sent):
+            self.sent, self.fruitless = lzs_load(&board_of(self.arena).sent), 0
+        if error.index is None:
+            self.fruitless += not learnt
+            return str(error)
+        if error.index in self.given_up:  # since it began that
+            return f"{error}; it was evaluating item {error.index}, which is given up"
+        self.deaths[error.index] = error.attempts = self.deaths.get(error.index, 0) + 1
+        if error.attempts == 1:
+            return f"{error}; item {error.index} is evaluated again"
+        error.args = (f"{error}; it was evaluating item {error.index}, as did another that has died",)
+        self.given_up[error.index] = _processes.dump_error(error)
+        self.fruitless = 0
+        return f"{error}; it is given up"
 
     cdef int end_with(self, error) except -1:
         """No worker can be expected to live."""
-        self.end = error
+        _processes.log.warning("%s; reading ends", error)
+        self.end = _processes.dump_error(error)
         lzs_crew_close(self.crew)
         return 0
 
@@ -740,13 +784,12 @@ cdef class ProcessEngine(Engine):
                         break
         except IndexError:
             run.item, run.count = -1, 1  # the worker says so in its place
-        if self.given_up:
+        if self.deaths:  # those items are evaluated by themselves, or not at all
             for k in range(run.count):
-                if run.item + k in self.given_up:
-                    if k:
-                        run.count = k
-                    else:
-                        run.item, run.count = -1, 1
+                if run.item + k in self.deaths:
+                    run.count = max(k, 1)
+                    if run.item in self.given_up:
+                        run.item = -1
                     break
         return 0
 
@@ -759,17 +802,7 @@ cdef class ProcessEngine(Engine):
         if error is None:
             self.deaths.pop(number, None)
             return result
-        return Failure(error)
-
-    cdef int count_death(self, long long item, error) except -1:
-        """An item that ends its worker is evaluated a second time, and no third one."""
-        self.deaths[item] = self.deaths.get(item, 0) + 1
-        error.index, error.attempts = item, self.deaths[item]
-        if error.attempts > 1:
-            error.args = (f"{error}; it was evaluating item {item}, as did another that has died",)
-            self.given_up[item] = error
-            self.fruitless = 0
-        return 0
+        return Failure(_processes.load_error(error))
 
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
         return False
@@ -827,6 +860,12 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
         evaluate_in_process(arena, worker, &claim, source, guards)
 
 
+def end_after(int handle):
+    """End this process when the descriptor can be read, whoever has the GIL then."""
+    with nogil:
+        lzs_end_after(handle)
+
+
 cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
     """Hand over a run, evaluate its items, and send them in messages of those that took about PROCESS_RUN_NS."""
     cdef int64_t k, n, count = claim.run.count
@@ -844,6 +883,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     arena.keep_block(offset)
     if watched:
         lzs_store(&mine.step, monotonic_ns())
+    lzs_store(&mine.part, -1)
     lzs_store(&mine.record, offset)  # before it is attached: who has it must be able to find out that we have died
     if lzs_ring_attach(claim, <void *>offset) != LZS_OK:
         lzs_store(&mine.record, 0)
@@ -866,6 +906,8 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
         if not (last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly):
             continue
         n = len(results)
+        if n > 1:
+            lzs_store(&mine.part, -1)
         if counts[1] or any(counts[0]):
             results.append(counts)
             counts = [[0] * len(guards), []]
@@ -1108,7 +1150,8 @@ cdef class Window:
         self.position = i + 1
         if self.position == self.held.stop:
             self.held = None
-        elif lzs_load(&self.held.state.cut) == self.position + 1 and self.tail == self.held.stop:
+        elif (lzs_load(&self.held.state.cut) == self.position + 1 and self.tail == self.held.stop
+              and not lzs_load(&self.held.state.overdue)):
             self.tail = self.position  # the rest is to be published again; if more was, by await_part()
             self.held = None
         if type(result) is Failure and size_of(self.source) == UNKNOWN:
@@ -1153,8 +1196,9 @@ cdef class Window:
         """Take back the run at the head of the ring, if there is one."""
         cdef void *result
         cdef lzs_status status = lzs_ring_drop(self.ring, &result)
-        while status == LZS_BUSY:  # its worker may be dead
+        while status == LZS_BUSY:  # its worker may be dead, or stopped
             engine.look_after_workers(0)
+            PyErr_CheckSignals()
             status = lzs_ring_drop(self.ring, &result)
         if status != LZS_OK:
             return False
@@ -1223,15 +1267,17 @@ cdef class Window:
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """A worker has been too long over one of the items of the run that is held."""
         cdef Run run = self.held
-        cdef bint late = run.start + lzs_load(&run.state.overdue) - 1 == i
-        cdef bint last = i + 1 == run.stop
-        if late and last:
+        cdef Py_ssize_t late = run.start + lzs_load(&run.state.overdue) - 1
+        if late == i and i + 1 == run.stop:
             self.release(dropped)
             self.position = i + 1
         else:
-            self.leave(engine, i + late, dropped)
-        if late:
+            self.leave(engine, i + (late == i), dropped)
+        if late == i:
             return Failure(None, True)
+        if late > i:  # what comes before it was not sent yet, and is evaluated again: without the late one
+            dropped.append(self.kept)
+            self.kept, self.kept_start, self.kept_stop = [Failure(None, True)], late, late + 1
         return self.deliver(view, engine, i, dropped)
 
     cdef int fill(self, Engine engine) except -1:
@@ -1613,7 +1659,7 @@ cdef class Prefetch(Derived):
             self.crew.refuse()
         if status == LZS_CLOSED:
             if engine.end is not None:
-                raise engine.end.with_traceback(None)
+                raise _processes.load_error(engine.end)
             if self.crew.current_engine() is engine:
                 self.crew.exchange_engine(None)  # the next read tries again
             error = engine.start_error()
@@ -1894,12 +1940,12 @@ cdef class CompletedIterator:
                 self.again.append((run.next, run.stop))
                 continue
             if run.next < run.stop and lzs_load(&run.state.overdue):
-                i = run.next
+                i = run.start + lzs_load(&run.state.overdue) - 1
                 run.give_up(dropped)
                 self.running.remove(run)
-                self.owed -= run.stop - i
-                if i + 1 < run.stop:
-                    self.again.append((i + 1, run.stop))
+                self.owed -= run.stop - run.next
+                # What comes before it was not sent yet.
+                self.again += [part for part in ((i + 1, run.stop), (run.next, i)) if part[0] < part[1]]
                 return i, Failure(None, True)
         return None
 
@@ -1929,7 +1975,9 @@ cdef class CompletedIterator:
             self.unclaimed.append((start, stop))
             self.owed += stop - start
             if self.again:
-                self.again.pop()
+                _, last = self.again.pop()
+                if stop < last:
+                    self.again.append((stop, last))
             else:
                 self.first_unpublished = stop
         lzs_ring_flush(window.ring)

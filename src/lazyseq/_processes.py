@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
+import math
 import multiprocessing
 import os
 import pickle
@@ -14,6 +16,7 @@ import sys
 import threading
 import traceback
 import warnings
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, cast
 
 import cloudpickle
@@ -82,11 +85,68 @@ def unpicklable(source: object, start_hook: object) -> str:
         source = inner
 
 
-def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, recipe: object) -> BaseProcess:
+class WorkerProcess:
+    """A worker's process, and a descriptor that tells of its end.
+
+    What multiprocessing knows is no sign of life: where the program ignores SIGCHLD, or waits for all its children by
+    itself, nobody else is ever told that one has ended. A pidfd tells everyone, and names no other process later on.
+
+    Threads: nothing changes but what multiprocessing knows.
+    """
+
+    def __init__(self, process: BaseProcess) -> None:
+        self.process, self.pid = process, cast("int", process.pid)
+        self.pidfd: int | None = None
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except (AttributeError, ProcessLookupError, PermissionError):  # not Linux; it has ended; forbidden
+            pass
+        except OSError as error:
+            if error.errno != errno.ENOSYS:  # an old one
+                raise
+        self.handle = process.sentinel if self.pidfd is None else self.pidfd
+
+    def __del__(self) -> None:
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+
+    def is_alive(self) -> bool:
+        return not ended([self])
+
+    def join(self, timeout: float | None = None) -> None:
+        if ended([self], timeout):
+            self.process.join()
+
+    def kill(self) -> None:
+        if self.pidfd is None:
+            self.process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def exitcode(self) -> int | None:
+        """With which code it has ended, or by which signal, as a negative number; None: that was told to others."""
+        if self.process.exitcode is None:
+            self.process.join(1)  # a fork server tells a moment later
+        return self.process.exitcode
+
+
+def ended(workers: list[WorkerProcess], timeout: float | None = 0) -> list[WorkerProcess]:
+    """Which of them have ended, one at least unless that takes longer than `timeout` seconds."""
+    poll = select.poll()
+    for worker in workers:
+        poll.register(worker.handle, select.POLLIN)
+    handles = {handle for handle, _ in poll.poll(None if timeout is None else math.ceil(1000 * timeout))}
+    return [worker for worker in workers if worker.handle in handles]
+
+
+def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, recipe: object) -> WorkerProcess:
     """Start a worker: a daemon, since an item may never end."""
     arguments = (os.getpid(), logging.getLogger().level, arena, worker, evaluation, recipe)
     # Process is a class of each context, which BaseContext does not tell.
     process = cast("Any", context).Process(target=work, args=arguments, name=f"lazyseq-worker-{worker}", daemon=True)
+    if context.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # as the start would do, and unblock SIGINT
     # Ctrl-C is the reader's; from the first instruction on, and whichever thread starts the worker.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
@@ -98,15 +158,21 @@ def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, reci
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return cast("BaseProcess", process)
+    try:
+        return WorkerProcess(process)
+    except BaseException:
+        process.kill()
+        process.join()
+        raise
 
 
-def died(process: BaseProcess) -> WorkerDiedError:
+def died(process: WorkerProcess) -> WorkerDiedError:
     """The error that tells how a worker has ended."""
-    code = process.exitcode
-    assert code is not None
-    if code >= 0:
-        how, number = f"exited with code {code}", None
+    code, number = process.exitcode(), None
+    if code is None:
+        how = "ended, how is not known (SIGCHLD is ignored, or the program itself has waited for it)"
+    elif code >= 0:
+        how = f"exited with code {code}"
     else:
         number = -code
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
@@ -120,7 +186,7 @@ def died(process: BaseProcess) -> WorkerDiedError:
     )
 
 
-def is_stopped(process: BaseProcess) -> bool:
+def is_stopped(process: WorkerProcess) -> bool:
     """Whether it waits for SIGCONT, where the system tells."""
     try:
         with open(f"/proc/{process.pid}/stat", "rb") as file:
@@ -129,7 +195,7 @@ def is_stopped(process: BaseProcess) -> bool:
         return False
 
 
-def end(process: BaseProcess) -> None:
+def end(process: WorkerProcess) -> None:
     """End a worker at once, whatever it is doing."""
     process.kill()
     process.join()
@@ -167,7 +233,9 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
 
 
 def end_with(parent: int) -> None:
-    """End this process when its reader's ends, whatever it is doing."""
+    """End this process when its reader's ends, whatever it is doing, also if that never lets go of the GIL."""
+    from ._engine import end_after
+
     try:
         handle = os.pidfd_open(parent)
     except ProcessLookupError:
@@ -176,10 +244,8 @@ def end_with(parent: int) -> None:
         ancestor = multiprocessing.parent_process()
         if ancestor is None:
             return
-        ancestor.join()
-    else:
-        select.select([handle], [], [])
-    os._exit(1)
+        handle = ancestor.sentinel
+    end_after(handle)
 
 
 # ---- Errors on their way --------------------------------------------------------------------------------------------

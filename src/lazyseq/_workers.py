@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from multiprocessing.process import BaseProcess
     from typing import Protocol
+
+    from ._processes import WorkerProcess
 
     class _Employer(Protocol):
         """What a crew is to this module."""
 
-        def dismiss(self) -> list[threading.Thread] | list[BaseProcess]: ...
+        def dismiss(self) -> list[threading.Thread] | list[WorkerProcess]: ...
         def forget_workers(self) -> None: ...
 
 
@@ -55,7 +56,7 @@ def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:
     return thread
 
 
-def join(workers: Iterable[threading.Thread | BaseProcess]) -> None:
+def join(workers: Iterable[threading.Thread | WorkerProcess]) -> None:
     """Wait for workers that were told to end, but not for an item that one of them may be computing."""
     workers = list(workers)
     deadline = time.monotonic() + JOIN_SECONDS
