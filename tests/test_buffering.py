@@ -1,6 +1,7 @@
 """add_cache."""
 
 import collections
+import dbm.dumb
 import gc
 import itertools
 import operator
@@ -176,6 +177,54 @@ def test_a_shelf(tmp_path):
         assert view[1] == [1] and view[8] == [8] and view[5] == [5] and sorted(shelf) == ["1", "5", "8", "name"]
         view.cache_clear()
         assert list(shelf) == ["name"] and view.cache_info().currsize == 0
+
+
+@pytest.mark.parametrize("size", [None, 0, 2])
+def test_keys_of_a_shelf_that_are_no_indices(tmp_path, size):
+    others = ["007", "-1", "1_0", "\u0663", "9" * 20, "9" * 5000, "name"]
+    with shelve.Shelf(dbm.dumb.open(str(tmp_path / "shelf"))) as shelf:
+        shelf.update(dict.fromkeys(others, "mine"))
+        view = add_cache(smap(str, range(9)), size, shelf)
+        assert list(view) == list("012345678")
+        assert view.cache_info().currsize == len(shelf) - len(others) == (9 if size is None else size)
+        view.cache_clear()
+        assert sorted(shelf) == sorted(others) and set(shelf.values()) == {"mine"}
+
+
+class ByBytes(collections.abc.MutableMapping):
+    """Lists its key 007 as 7, under which it is not found: a KeyError says so, or nobody."""
+
+    def __init__(self, is_silent):
+        self.is_silent, self.data, self.listed = is_silent, {b"007": "mine"}, 0
+
+    def __getitem__(self, i):
+        return self.data[b"%d" % i]
+
+    def __setitem__(self, i, value):
+        self.data[b"%d" % i] = value
+
+    def __delitem__(self, i):
+        if not self.is_silent or b"%d" % i in self.data:
+            del self.data[b"%d" % i]
+
+    def __iter__(self):
+        self.listed += 1
+        return map(int, list(self.data))
+
+    def __len__(self):
+        return len(self.data)
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 2, 4])
+def test_a_mapping_that_does_not_drop_what_it_lists(size, is_silent):
+    mapping = ByBytes(is_silent)
+    view = add_cache(smap(operator.neg, range(50)), size, mapping)
+    assert run_all(lambda: list(view)) == [list(range(0, -50, -1))]
+    assert sorted(mapping.data) == [b"007", *[b"%d" % i for i in range(51 - size, 50)]] or size == 0
+    assert mapping.data[b"007"] == "mine" and mapping.listed <= 2
+    view.cache_clear()
+    assert list(mapping.data) == [b"007"]
 
 
 def test_pickled_it_is_the_recipe_and_empty():

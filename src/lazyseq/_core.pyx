@@ -3315,7 +3315,8 @@ cdef class MappingStore(Store):
     """A mapping of the user's, used by one thread at a time: few of them are made for more.
 
     Beyond a limit, what the mapping held already and nobody used goes first, then what was used longest ago. What it
-    held counts for the bytes from its first use on: to measure all of it would be to read all of it.
+    held counts for the bytes from its first use on: to measure all of it would be to read all of it. What it lists but
+    does not drop stays, and takes up room.
 
     Threads: the lock guards everything but the flights. Who holds it never waits for a flight, whose owner may want
     it; it is reentrant, for a mapping that reads the cache.
@@ -3324,6 +3325,7 @@ cdef class MappingStore(Store):
     cdef object item_size  # a function of a value; None where there is no max_bytes
     cdef object used  # key -> bytes, the one used last at the end; empty where nothing is bounded
     cdef list unused  # keys that the mapping held already, the next to go at the end
+    cdef Py_ssize_t undropped  # how many such keys were left when all of them had been dropped
     cdef bint bounded
     cdef bint has_defaults  # it answers to keys that it does not hold, as a Counter does
     cdef object lock
@@ -3451,7 +3453,8 @@ cdef class MappingStore(Store):
 
     cdef bint drop_oldest(self) except -1:
         """False if there is nothing to drop."""
-        if 0 <= self.limit < len(self.mapping) and len(self.mapping) > len(self.used):
+        cdef Py_ssize_t n = len(self.mapping)
+        if 0 <= self.limit < n and n - len(self.used) > self.undropped:
             if not self.unused:
                 self.unused = [key for key in self.mapping if key not in self.used]
                 self.unused.reverse()
@@ -3459,7 +3462,10 @@ cdef class MappingStore(Store):
                 key = self.unused.pop()
                 if key not in self.used:
                     self.delete(key)
-                    return True
+                    break
+            if not self.unused:  # to list them again would find the same
+                self.undropped = len(self.mapping) - len(self.used)
+            return True
         for key in self.used:
             self.delete(key)
             self.forget(key)
@@ -3495,8 +3501,11 @@ cdef class MappingStore(Store):
         try:
             self.used.clear()
             self.unused.clear()
-            self.bytes = self.hits = self.misses = 0
+            self.bytes = self.hits = self.misses = self.undropped = 0
             self.mapping.clear()
+            if len(self.mapping):  # MutableMapping's own clear stops at a key that cannot be read
+                for key in list(self.mapping):
+                    self.delete(key)
         finally:
             self.release(lock)
         return 0
