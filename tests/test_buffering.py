@@ -22,7 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lazyseq import EvaluationError, add_cache, batch, prefetch, smap, unbatch
+from lazyseq import EvaluationError, add_cache, batch, gather, prefetch, smap, unbatch, uniter
 from lazyseq.buffering import default_sizeof
 from lazyseq.instrument import debug
 
@@ -232,6 +232,13 @@ def test_pickled_it_is_the_recipe_and_empty():
     assert view[0] == -1
     copy = pickle.loads(pickle.dumps(view))
     assert list(copy) == [-1, -2, -3] and copy.cache_size == 2
+
+
+def test_a_plain_dict_is_pickled_empty_and_other_mappings_as_they_are():
+    view = add_cache(range(3), cache={0: b"x" * 10**6})
+    data = pickle.dumps(view)
+    assert len(data) < 1000 and pickle.loads(data).cache == {}
+    assert pickle.loads(pickle.dumps(add_cache(range(3), cache=collections.OrderedDict({1: 1})))).cache == {1: 1}
 
 
 def test_assignment_writes_to_the_source_and_forgets():
@@ -507,20 +514,35 @@ def test_a_bound_in_bytes():
     assert [len(x) for x in both] == [3, 4, 5] and both.cache_info() == (0, 3, 1, 1, 100, 5)
 
 
+class Together(list):
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+def in_batches(values):
+    return unbatch(gather([values[:5], values[5:10], values[10:]], range(3)), 5, 2)
+
+
 class LruModel(RuleBasedStateMachine):
     """A cache beside the least that does the same: an ordered dict of sizes."""
 
-    @initialize(limit=st.sampled_from([None, 0, 1, 3, 10]), most=st.sampled_from([None, 0, 5, 20]), own=st.booleans())
-    def make(self, limit, most, own):
+    @initialize(
+        limit=st.sampled_from([None, 0, 1, 3, 10]),
+        most=st.sampled_from([None, 0, 5, 20]),
+        own=st.booleans(),
+        kind=st.sampled_from([list, Together, in_batches]),
+    )
+    def make(self, limit, most, own, kind):
         self.limit, self.most = limit, most
         if limit is None and most is None:
             self.limit = 1 if own else None
-        self.values, self.kept = list(range(12)), collections.OrderedDict()
+        self.values, self.kept, self.source = list(range(12)), collections.OrderedDict(), kind(list(range(12)))
         self.calls, self.expected_calls, self.hits, self.misses = [], [], 0, 0
         self.view = add_cache(
-            debug(self.values, lambda i, x: self.calls.append(x)), limit, None if own else {},
+            debug(self.source, lambda i, x: self.calls.append(x)), limit, None if own else {},
             max_bytes=most, sizeof=None if most is None else lambda x: x % 7,
         )  # fmt: skip
+        assert self.view.bulk == (None if kind is list else "items")
 
     def expect(self, i):
         if i in self.kept:
@@ -548,7 +570,10 @@ class LruModel(RuleBasedStateMachine):
 
     @rule(indices=st.lists(st.integers(0, 11), max_size=6))
     def read_many(self, indices):
-        for i in indices:
+        # Where items are read together, all that is kept is taken first; else one after the other.
+        together = self.view.bulk is not None
+        wanted = list(dict.fromkeys(indices)) if together else indices
+        for i in sorted(wanted, key=lambda i: i not in self.kept) if together else wanted:
             self.expect(i)
         assert self.view.__getitems__(indices) == [self.values[i] for i in indices]
 
@@ -560,8 +585,8 @@ class LruModel(RuleBasedStateMachine):
 
     @rule(i=st.integers(0, 11), value=st.integers(0, 30))
     def assign(self, i, value):
-        self.view[i] = value
-        assert self.values[i] == value
+        self.view[i] = self.values[i] = value
+        assert self.source[i] == value
         self.kept.pop(i, None)
 
     @rule()
@@ -715,6 +740,27 @@ def test_the_error_of_a_mapping_names_the_item(fails):
     assert str(caught.value.__cause__) == "no space left"
 
 
+def test_the_error_of_a_mapping_that_cannot_forget():
+    class Stubborn(dict):
+        def __delitem__(self, key):
+            raise OSError("read-only")
+
+        def clear(self):
+            raise OSError("read-only")
+
+    source = [1, 2, 3]
+    view = add_cache(source, cache=Stubborn({1: "kept"}))
+    with pytest.raises(EvaluationError, match="failed to evaluate item 1 of cache") as caught:
+        view[1] = "new"
+    assert str(caught.value.__cause__) == "read-only" and caught.value.index == 1 and source == [1, 2, 3]
+    with pytest.raises(OSError, match="read-only") as caught:
+        view.cache_clear()
+    assert "while cache made at" in str(caught.value.__notes__)
+    with pytest.raises(EvaluationError) as caught:
+        add_cache(source, 1, Stubborn({1: "kept"}))[0]
+    assert caught.value.__cause__.__notes__ == ["while the cache drops 1"]
+
+
 @pytest.mark.parametrize("drop", [lambda kept: kept.__delitem__(min(kept)), dict.popitem, dict.clear])
 def test_a_mapping_that_drops_values_by_itself(drop):
     class Small(dict):
@@ -853,6 +899,23 @@ def test_a_child_that_is_forked_during_a_computation_computes_itself(cache):
     assert ended == (child, 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("cache", [None, {}])
+def test_an_assignment_in_a_forked_child(cache):
+    class Source(list):
+        def __setitem__(self, i, value):
+            view[i]
+            super().__setitem__(i, value)
+
+    view = add_cache(Source(["old"]), 2, cache)
+    child = os.fork()
+    if child == 0:
+        view[0] = "new"
+        os._exit(view[0] != "new")
+    assert os.waitpid(child, 0) == (child, 0)
+
+
 @pytest.mark.parametrize("read_while_used", ["__getitem__", "__setitem__", "__delitem__"])
 def test_a_mapping_that_reads_its_cache(read_while_used):
     """Whoever uses the mapping does not wait for who wants to use it."""
@@ -935,3 +998,13 @@ def test_what_a_mapping_held_counts_for_the_bytes():
     assert list(view) == list(range(10)) and view.cache_info().currbytes == 3
     huge = add_cache(range(10), cache={0: 0, 1: 1, 2: 2}, max_bytes=2**62, sizeof=lambda x: 2**62)
     assert list(huge) == list(range(10))
+
+
+@pytest.mark.parametrize("cache", [None, {3: 3}])
+@pytest.mark.parametrize("most", [2**62, 2**63 - 1])
+@pytest.mark.parametrize("size", [2**60, 2**62 - 1, 2**63 - 1, 2**70])
+def test_sizes_whose_sum_is_no_number_of_64_bits(cache, most, size):
+    view = add_cache(range(20), cache=cache, max_bytes=most, sizeof=lambda x: size)
+    assert list(view) == list(range(20))
+    info = view.cache_info()
+    assert info.currsize == (3 if size == 2**60 else 1) and 0 < info.currbytes <= most == info.max_bytes

@@ -126,7 +126,7 @@ cdef extern from *:
     #endif
     /* About how many views' worth of C stack this thread's unfinished calls of enter() stand for. */
     static lzs_thread_local int nesting = 0;
-    /* How many locks of mappings, see MappingStore, this thread holds. */
+    /* How many locks this thread holds under which code of the user's runs: see MappingStore and Uniter. */
     static lzs_thread_local int holding = 0;
     """
     int nesting
@@ -180,6 +180,7 @@ cdef enum:
     MOST_DROPPED = 1000  # values of a mapping, before another thread may use it
     STALEMATE_US = 20_000  # how long a worker of a prefetch waits for a thread that may be its reader
 
+cdef Py_ssize_t MOST_BYTES = PY_SSIZE_T_MAX // 2  # of a bound and of a value: so the sum of both can be had
 cdef Py_ssize_t ENDED = -PY_SSIZE_T_MAX  # where an iterator stands at its end: so low that no count reaches 0
 
 
@@ -2744,7 +2745,8 @@ cdef class Uniter(View):
     """uniter[i] = the item of the iterable that comes after i others
 
     Threads: `lock` guards the passes; it is held while the iterable works, which no two threads could use at once. It
-    is reentrant, for an iterable that reads the uniter.
+    is reentrant, for an iterable that reads the uniter. Who holds it never waits for an item of a cache, whose owner
+    may want it.
     """
     cdef readonly object iterable
     cdef Py_ssize_t cache_size, n_parallel, n
@@ -2760,8 +2762,13 @@ cdef class Uniter(View):
         self.shares = False  # a pass gives one item after the other
 
     cdef object item(self, Py_ssize_t i):
+        global holding
         with self.lock:
-            return self.reach(i)
+            holding += 1
+            try:
+                return self.reach(i)
+            finally:
+                holding -= 1
 
     cdef object reach(self, Py_ssize_t i):
         cdef Pass best = None, candidate
@@ -3072,7 +3079,7 @@ cdef Py_ssize_t measured(object item_size, object value) except -1:
     bytes = as_index(item_size(value))
     if bytes < 0:
         raise ValueError(f"sizeof must return 0 or more, got {bytes}")
-    return min(bytes, PY_SSIZE_T_MAX // 4)
+    return min(bytes, MOST_BYTES)
 
 
 cdef class Store:
@@ -3120,8 +3127,7 @@ cdef class Store:
     cdef Flight board(self, object key, Flight mine, bint alone):
         """The flight of another thread to wait for, or of this one; else `mine`, in any case if it is to go alone."""
         cdef Flight flight
-        if self.forks != forks:
-            self.forget_flights()
+        self.look_for_fork()
         with cython.critical_section(self):
             flight = self.flights.get(key)
             if flight is None or alone:
@@ -3136,8 +3142,7 @@ cdef class Store:
     cdef list board_all(self, list keys, Flight mine):
         """Those of the keys that have no flight yet: they have this one now."""
         cdef list boarded = []
-        if self.forks != forks:
-            self.forget_flights()
+        self.look_for_fork()
         with cython.critical_section(self):
             for key in keys:
                 if key not in self.flights and key not in self.assigned:
@@ -3164,9 +3169,12 @@ cdef class Store:
         return 0
 
     @cython.final
-    cdef int forget_flights(self) except -1:
-        with cython.critical_section(self):
-            self.flights, self.assigned, self.forks = {}, {}, forks
+    cdef inline int look_for_fork(self) except -1:
+        """Forget what the parent was computing and assigning, once and before anything is added to it."""
+        if self.forks != forks:
+            with cython.critical_section(self):
+                if self.forks != forks:
+                    self.flights, self.assigned, self.forks = {}, {}, forks
         return 0
 
     @cython.final
@@ -3285,6 +3293,7 @@ cdef class RecentStore(Store):
 
     cdef int begin_assignment(self, object key) except -1:
         cdef list _dead = []  # see put
+        self.look_for_fork()
         with cython.critical_section(self):
             self.cancel(key)
             self.forget(key, _dead)
@@ -3477,9 +3486,13 @@ cdef class MappingStore(Store):
             del self.mapping[key]  # pop would read the value
         except KeyError:
             pass
+        except Exception as error:
+            error.add_note(f"while the cache drops {key}")
+            raise
         return 0
 
     cdef int begin_assignment(self, object key) except -1:
+        self.look_for_fork()
         with cython.critical_section(self):
             self.cancel(key)
         try:
@@ -3536,7 +3549,7 @@ cdef class Cache(Derived):
 
     def __init__(self, source, cache_size, cache, max_bytes, item_size):
         cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
-        cdef Py_ssize_t most = -1 if max_bytes is None else min(max_bytes, PY_SSIZE_T_MAX)
+        cdef Py_ssize_t most = -1 if max_bytes is None else min(max_bytes, MOST_BYTES)
         self.cache_size, self.cache, self.max_bytes, self.item_size = cache_size, cache, max_bytes, item_size
         if cache is None:
             self.store = RecentStore(limit, most)
@@ -3558,7 +3571,11 @@ cdef class Cache(Derived):
 
     def cache_clear(self):
         """Forget all items, and the counts. What is being computed meanwhile is not kept."""
-        self.store.clear()
+        try:
+            self.store.clear()
+        except Exception as error:  # which is a mapping's, and no item's
+            error.add_note(f"while {self.label()} made at {self.site} is cleared")
+            raise
 
     cdef object lookup(self, Py_ssize_t i):
         """The value if it is kept, or MISSING. A mapping of the user's may fail."""
@@ -3677,7 +3694,10 @@ cdef class Cache(Derived):
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         """Forget what was computed from the old value, and write to the source; see Store."""
         cdef object key = i
-        self.store.begin_assignment(key)
+        try:
+            self.store.begin_assignment(key)
+        except BaseException as error:
+            raise function_error(self, i, error)
         try:
             return store(self.source, i, value)
         finally:
@@ -3690,7 +3710,8 @@ cdef class Cache(Derived):
         return CacheIterator(self, start)
 
     def __reduce__(self):
-        return Cache, (self.source, self.cache_size, self.cache, self.max_bytes, self.item_size), self.site
+        cache = {} if type(self.cache) is dict else self.cache  # others say themselves what they take along
+        return Cache, (self.source, self.cache_size, cache, self.max_bytes, self.item_size), self.site
 
 
 @cython.final
