@@ -395,6 +395,126 @@ def test_workers_of_one_prefetch_compute_an_item_once():
     assert calls == [0]
 
 
+def slow_load(seconds=0.2):
+    return noting(lambda k: time.sleep(seconds) or [10 * k + j for j in range(10)])
+
+
+def test_workers_of_a_prefetch_wait_for_a_thread_that_is_none():
+    load, calls = slow_load()
+    shards = add_cache(smap(load, range(3)), 3)
+    with prefetch(smap(lambda i: shards[i // 10][i % 10], range(10)), 8) as p:
+        assert run_all(lambda: shards[0][3], lambda: time.sleep(0.05) or list(p)) == [3, list(range(10))]
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("how", ["in turn", "side by side"])
+def test_workers_of_several_prefetches_compute_an_item_once(how):
+    load, calls = slow_load(0.06)
+    shards = add_cache(smap(load, range(3)), 3)
+    items = smap(lambda i: shards[i // 10][i % 10], range(30))
+    with prefetch(items, 4) as p, prefetch(items, 4) as q:
+        if how == "in turn":
+            assert list(zip(p, q, strict=True)) == [(i, i) for i in range(30)]
+        else:
+            assert run_all(lambda: list(p), lambda: list(q)) == [list(range(30))] * 2
+    assert sorted(calls) == [0, 1, 2]
+
+
+def test_workers_wait_for_one_of_them_who_reads_a_prefetch():
+    load, calls = slow_load()
+    inner = prefetch(smap(load, range(3)), 1)
+    shards = add_cache(smap(lambda k: inner[k], range(3)), 3)
+    with inner, prefetch(smap(lambda i: shards[i // 10][i % 10], range(10)), 4, max_buffered=8) as p:
+        assert list(p) == list(range(10))
+    assert calls.count(0) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_ring_of_caches_over_prefetches_does_not_deadlock(n):
+    inside = threading.Barrier(n, timeout=10)
+
+    def read_the_next(k):
+        def read(i):
+            if not visited[k]:
+                visited[k] = True
+                inside.wait()
+                return 1 + caches[(k + 1) % n][i]
+            return 1
+
+        return read
+
+    visited = [False] * n
+    prefetches = [prefetch(smap(read_the_next(k), range(1)), 2) for k in range(n)]
+    caches = [add_cache(p, 1) for p in prefetches]
+    assert set(run_all(*[lambda k=k: caches[k][0] for k in range(n)])) <= set(range(1, n + 2))
+    for p in prefetches:
+        p.close()
+
+
+def test_a_worker_does_not_wait_for_who_waits_for_its_reader():
+    started = threading.Event()
+
+    def read(i):
+        if i == 0:
+            started.set()
+            time.sleep(0.1)
+            return view[0]  # whose thread waits until the other, which we work for, lets it read on
+        return i
+
+    with prefetch(smap(read, range(9)), 1, max_buffered=1) as p:
+        iterator = iter(p)
+        view = add_cache(smap(lambda k: next(iterator), range(1)))
+        first, second = run_all(lambda: next(iterator), lambda: started.wait(10) and view[0])
+    assert first in (1, second) and second > 0
+
+
+@pytest.mark.parametrize("cache", [None, {}])
+def test_what_an_abandoned_worker_computes_is_computed_again(cache):
+    """An item that hangs is late, and those of its shard are not for ever."""
+    release, calls = threading.Event(), []
+
+    def load(k):
+        calls.append(k)
+        if k == 1 and calls.count(1) == 1:
+            release.wait(60)
+            return ["late"] * 10
+        return [10 * k + j for j in range(10)]
+
+    shards = add_cache(smap(load, range(3)), 10, cache)
+    with prefetch(smap(lambda i: shards[i // 10][i % 10], range(30)), 2, timeout=0.3) as p:
+        found = []
+        for i in range(30):
+            try:
+                found.append(p[i])
+            except TimeoutError:
+                found.append("late")
+        assert found.count("late") <= 2 and {10, 11} >= {i for i in range(30) if found[i] != i}
+        release.set()
+        time.sleep(0.05)
+        assert list(p) == list(range(30)) and shards[1][0] == 10 and calls.count(1) == 2
+
+
+def test_who_uses_an_iterable_does_not_wait_for_who_wants_to():
+    inside, started = threading.Event(), threading.Event()
+
+    class Stream:
+        def __iter__(self):
+            yield 10
+            inside.set()
+            started.wait(10)
+            time.sleep(0.05)
+            yield view[0] + 1  # which the other thread computes, and wants item 0 for
+
+    def double(i):
+        started.set()
+        return 2 * stream[i]
+
+    stream = uniter(Stream(), 10, 2)
+    view = add_cache(smap(double, range(2)), 2)
+    assert stream[0] == 10
+    assert run_all(lambda: stream[1], lambda: inside.wait(10) and view[0]) == [21, 20]
+
+
 def test_an_item_that_reads_itself():
     view = add_cache(smap(lambda i: view[i], range(3)), 3)
     with pytest.raises(EvaluationError) as caught:

@@ -108,6 +108,7 @@ cdef class Joined(View):
     cdef int adopt(self, tuple parts) except -1
 
 
+cdef int note_reader(object crew) except -1
 cdef View rebased(View part, object source)
 cdef Py_ssize_t grain_of(object source) except -1
 cdef View gathered(object source, list indices)

@@ -178,7 +178,8 @@ cdef enum:
     MOST_SHOWN = 10  # failures that an error tells
     MOST_TEXT = 200  # characters of each
     MOST_DROPPED = 1000  # values of a mapping, before another thread may use it
-    STALEMATE_US = 20_000  # how long a worker of a prefetch waits for a thread that may be its reader
+    FIRST_WAIT_US = 20_000  # how long who waits for a computation does not ask whether that is in vain
+    LONGEST_WAIT_US = 100_000  # and at last, each time twice as long
 
 cdef Py_ssize_t MOST_BYTES = PY_SSIZE_T_MAX // 2  # of a bound and of a value: so the sum of both can be had
 cdef Py_ssize_t ENDED = -PY_SSIZE_T_MAX  # where an iterator stands at its end: so low that no count reaches 0
@@ -2957,7 +2958,7 @@ def _note_fork():
     """In a child, nobody goes on with what its parent was computing, and new threads get the old ones' numbers."""
     global forks
     forks += 1
-    waits.flights.clear()
+    waits.forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -2978,7 +2979,7 @@ cdef class Flight:
     cdef object value  # MISSING until it has succeeded
     cdef dict values  # of a batch, by key
     cdef lzs_number ended
-    cdef lzs_number doubted  # a worker has waited in vain
+    cdef lzs_number doubted_by  # the crew of a worker that has waited in vain; 0: none has
 
     def __cinit__(self):
         self.owner, self.over, self.value = PyThread_get_thread_ident(), NULL, MISSING
@@ -3002,32 +3003,37 @@ cdef class Flight:
 
     cdef bint is_awaited(self, unsigned long thread) except -1:
         """Wait until it has ended, as that thread; False if that would or could be for ever: see Cache."""
-        cdef bint patient
+        cdef Py_ssize_t crew
+        cdef PY_TIMEOUT_T us = FIRST_WAIT_US
         if holding:
             return False
-        patient = not self.may_wait_for_workers()
-        if (self.doubted and not patient) or not waits.begin(thread, self):
+        crew = getattr(current_thread(), "crew", 0)
+        if (crew and crew == self.doubted_by) or not waits.begin(thread, self):
             return False
         try:
-            if self.acquire(-1 if patient else STALEMATE_US):
-                return True
+            while not self.acquire(us):
+                if self.is_in_vain(thread, crew):
+                    return False
+                us = min(2 * us, LONGEST_WAIT_US)
         finally:
             waits.end(thread)
-        lzs_begin(&self.doubted)
-        return False
-
-    cdef bint may_wait_for_workers(self) except -1:
-        """Whether this thread is a prefetch's worker, and the owner not one of the same: so it may be its reader."""
-        crew = getattr(current_thread(), "crew", None)
-        if crew is None:
-            return False
-        for thread in all_threads():
-            if thread.ident == self.owner:
-                return getattr(thread, "crew", None) != crew
         return True
 
+    cdef bint is_in_vain(self, unsigned long thread, Py_ssize_t crew) except -1:
+        """Whether the owner was given up by its prefetch, or may wait for the thread, a worker of the crew if not 0."""
+        cdef dict workers = {}
+        for each in all_threads():
+            if each.ident == self.owner and getattr(each, "abandoned", False):
+                return True
+            if getattr(each, "crew", 0):
+                workers.setdefault(each.crew, []).append(each.ident)
+        if crew and waits.lead_to(thread, self.owner, workers):
+            self.doubted_by = crew
+            return True
+        return False
+
     cdef bint acquire(self, PY_TIMEOUT_T us) except -1:
-        """Whether it has ended, waiting for so long; for -1, until then."""
+        """Whether it has ended, waiting for so long."""
         cdef int status
         while True:
             with nogil:
@@ -3042,14 +3048,17 @@ cdef class Flight:
 
 @cython.final
 cdef class Waits:
-    """Which flight each thread waits for, in all caches: so that none waits for who waits for it.
+    """Who waits for whom, over all caches: so that none waits for who waits for it.
 
-    Threads: `flights` is used in critical sections that run no code of the user's.
+    A thread waits for the owner of a flight, or as the reader of a prefetch for any of its workers.
+
+    Threads: both dicts are used in critical sections that run no code of the user's.
     """
     cdef dict flights  # thread -> Flight
+    cdef dict readers  # thread -> the crew that it has waited for in vain for a while
 
     def __init__(self):
-        self.flights = {}
+        self.flights, self.readers = {}, {}
 
     cdef bint begin(self, unsigned long thread, Flight flight) except -1:
         """Note that the thread is to wait for the flight; False if the owner waits for it, directly or not."""
@@ -3068,8 +3077,43 @@ cdef class Waits:
             self.flights.pop(thread, None)  # a fork may have emptied it
         return 0
 
+    cdef bint lead_to(self, object thread, object other, dict workers) except -1:
+        """Whether the other thread may wait for this one, directly or not; `workers` are the threads of each crew."""
+        cdef Flight flight
+        cdef list reached = [other]
+        cdef set seen = set()
+        with cython.critical_section(self):
+            while reached:
+                other = reached.pop()
+                if other == thread:
+                    return True
+                if other not in seen:
+                    seen.add(other)
+                    flight = self.flights.get(other)
+                    if flight is not None and not flight.ended:
+                        reached.append(flight.owner)
+                    reached += workers.get(self.readers.get(other), [])
+        return False
+
+    cdef int forget(self) except -1:
+        with cython.critical_section(self):
+            self.flights.clear()
+            self.readers.clear()
+        return 0
+
 
 cdef Waits waits = Waits()
+
+
+cdef int note_reader(object crew) except -1:
+    """This thread has waited for workers of the crew for a while: see Cache. None: it does not any more."""
+    cdef object thread = PyThread_get_thread_ident()
+    with cython.critical_section(waits):
+        if crew is None:
+            waits.readers.pop(thread, None)
+        else:
+            waits.readers[thread] = crew
+    return 0
 
 
 cdef Py_ssize_t measured(object item_size, object value) except -1:
@@ -3124,13 +3168,13 @@ cdef class Store:
         return self.limit == 0 or 0 <= self.max_bytes < bytes
 
     @cython.final
-    cdef Flight board(self, object key, Flight mine, bint alone):
-        """The flight of another thread to wait for, or of this one; else `mine`, in any case if it is to go alone."""
+    cdef Flight board(self, object key, Flight mine, Flight instead_of):
+        """The flight to wait for; or `mine`, where there is none but perhaps the one whose place it is to take."""
         cdef Flight flight
         self.look_for_fork()
         with cython.critical_section(self):
             flight = self.flights.get(key)
-            if flight is None or alone:
+            if flight is None or flight is instead_of:
                 flight = mine
                 if not self.assigned or key not in self.assigned:
                     self.flights[key] = mine
@@ -3538,9 +3582,14 @@ cdef class Cache(Derived):
     One thread computes a key while the others that want it wait; other keys go on. Who waits must not be waited for by
     the thread that computes. So a thread computes itself
     - where that thread waits for one of its own computations, of this cache or another, directly or not: see Waits;
-    - where it holds the lock of a mapping;
-    - after some time, where it is a worker of a prefetch whose reader that thread may be. Among the workers of one
-      prefetch nobody reads it, and all wait.
+    - where it holds the lock of a mapping or of a uniter;
+    - after some time, where it is a worker of a prefetch and that thread is found to wait, directly or not, for
+      workers of that prefetch, as its reader. Which of them it needs is not known, so this is cautious. Other threads
+      need not look: a reader waits for workers only, so in a ring that goes by one, the last worker before it waits for
+      a computation, and does look;
+    - after some time, where that thread was given up by its prefetch, for an item that took too long.
+    Then its computation takes the place of the one that it cannot wait for, whose value is not kept, and who comes later
+    waits for it. If another has been first, it waits for that one.
 
     Threads: what changes is in the store, and nothing is held while an item is computed.
     """
@@ -3599,10 +3648,9 @@ cdef class Cache(Derived):
     cdef object miss(self, Py_ssize_t i, Cursor cursor):
         """Compute the item, or wait for the thread that does; the waiters of one that fails compute all at once."""
         cdef object key = i
-        cdef Flight flight, mine = Flight()
-        cdef bint alone = False
+        cdef Flight flight = None, mine = Flight()
         while True:
-            flight = self.store.board(key, mine, alone)
+            flight = self.store.board(key, mine, flight)
             if flight is mine:
                 return self.compute(i, key, cursor, mine)
             if flight.owner == mine.owner:
@@ -3614,7 +3662,8 @@ cdef class Cache(Derived):
                 if value is not MISSING:
                     lzs_take(&self.store.hits)
                     return value
-            alone = True
+                self.store.board(key, mine, None)  # where another waiter was first, it goes without
+                return self.compute(i, key, cursor, mine)
 
     cdef object compute(self, Py_ssize_t i, object key, Cursor cursor, Flight mine):
         try:
