@@ -368,6 +368,56 @@ cdef list pull_many(View stage, const Py_ssize_t *wanted, object source, const P
         leave(stage)
 
 
+@cython.final
+cdef class Raised:
+    """Stands for an item that could not be had, or several that need what could not be had."""
+    cdef object error
+    cdef View stage  # the one that was told last
+
+    def __init__(self, error):
+        self.error = error
+
+
+cdef list tried(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """The same, but a Raised takes the place of what fails."""
+    cdef Py_ssize_t k
+    cdef Raised failed
+    cdef list found
+    if n == 0:
+        return []
+    enter(stage)
+    try:
+        if not shares_of(source):
+            found = tried_singly(source, indices, n)
+        elif isinstance(source, View):
+            found = (<View>source).tries(indices, n)
+        else:
+            try:
+                found = foreign_items(source, indices, n)
+            except Exception:  # which does not tell what failed
+                found = tried_singly(source, indices, n)
+    finally:
+        leave(stage)
+    for k in range(n):
+        if type(found[k]) is Raised:
+            failed = found[k]
+            if failed.stage is not stage:
+                failed.stage = stage
+                failed.error = source_error(stage, wanted[k], source, indices[k], failed.error, seterr())
+    return found
+
+
+cdef list tried_singly(object source, const Py_ssize_t *indices, Py_ssize_t n):
+    cdef Py_ssize_t k
+    cdef list found = []
+    for k in range(n):
+        try:
+            found.append(read(source, indices[k]))
+        except Exception as error:
+            found.append(Raised(error))
+    return found
+
+
 cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
     cdef Py_ssize_t k
     cdef list wanted = [indices[k] for k in range(n)]
@@ -601,8 +651,10 @@ cdef class View:
     2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap. `endless()` says, of
        a view whose size is unknown, whether it is so because there is no end.
     3. `items(indices, n)` is many items at once, for views that `shares` says can share work between them. User
-       functions see what they would see item by item, each item once, at most until the first error. `block(rows)`
-       is what numpy.stack makes of the items, as a fresh array, or None; no user function is called on the way.
+       functions see what they would see item by item, each item once, at most until the first error. `tries` goes
+       on behind errors, for guards: a Raised takes the place of an item that fails. Views that can tell which one does
+       override it, so that nothing is evaluated twice. `block(rows)` is what numpy.stack makes of the items, as a fresh
+       array, or None; no user function is called on the way.
     4. `assign(i, value)` where the formula can be inverted.
     5. `iterate(start)` is an iterator from item `start` on that may beat item-by-item reads, but yields the same,
        and that can go on with the next item after an error.
@@ -626,6 +678,12 @@ cdef class View:
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
         return [self.item(indices[k]) for k in range(n)]
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        try:
+            return self.items(indices, n)
+        except Exception:  # which does not tell what failed
+            return tried_singly(self, indices, n)
 
     cdef object block(self, object rows):
         return None
@@ -1125,10 +1183,13 @@ cdef class Slice(Derived):
         self.adopt(source)
         self.dense = dense_of(source)
 
-    cdef object item(self, Py_ssize_t i):
+    cdef inline Py_ssize_t target(self, Py_ssize_t i) except -1:
         if i > self.most:
             raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
-        return pull(self, i, self.source, self.start + i * self.step)
+        return self.start + i * self.step
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.source, self.target(i))
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
@@ -1137,13 +1198,20 @@ cdef class Slice(Derived):
         return self.most >= (PY_SSIZE_T_MAX - 1 - self.start) // self.step and endless_of(self.source)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return tried(self, indices, self.source, &mapped[0], n)
+
+    cdef object targets(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """The source's indices."""
         cdef Py_ssize_t k
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
-            if indices[k] > self.most:
-                return View.items(self, indices, n)  # which fails there
-            mapped[k] = self.start + indices[k] * self.step
-        return pull_many(self, indices, self.source, &mapped[0], n)
+            mapped[k] = self.target(indices[k])
+        return mapped.base
 
     cdef object block(self, object rows):
         if (rows.stop if type(rows) is slice else rows.max() + 1) > self.most + 1:
@@ -1153,9 +1221,7 @@ cdef class Slice(Derived):
         return block_of(self.source, self.start + all_rows(rows) * self.step)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
-        if i > self.most:
-            raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
-        return store(self.source, self.start + i * self.step, value)
+        return store(self.source, self.target(i), value)
 
     cdef Py_ssize_t grain(self) except -1:
         cdef Py_ssize_t grain = grain_of(self.source)
@@ -1239,6 +1305,17 @@ cdef class Applied(Derived):
         cdef Py_ssize_t k
         cdef list values = pull_many(self, indices, self.source, indices, n)
         return [self.apply(indices[k], values[k]) for k in range(n)]
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list values = tried(self, indices, self.source, indices, n)
+        for k in range(n):
+            if type(values[k]) is not Raised:
+                try:
+                    values[k] = self.apply(indices[k], values[k])
+                except Exception as error:
+                    values[k] = Raised(error)
+        return values
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
@@ -1385,6 +1462,17 @@ cdef class SmapN(Joined):
         rows = zip(*[pull_many(self, indices, source, indices, n) for source in self.parts])
         return [self.apply(indices[k], row) for k, row in enumerate(rows)]
 
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list values = []
+        for k, row in enumerate(zip(*[tried(self, indices, source, indices, n) for source in self.parts])):
+            failed = [value for value in row if type(value) is Raised]
+            try:
+                values.append(failed[0] if failed else self.apply(indices[k], row))
+            except Exception as error:
+                values.append(Raised(error))
+        return values
+
     cdef object iterate(self, Py_ssize_t start):
         return SmapNIterator(self, start)
 
@@ -1476,11 +1564,20 @@ cdef class Gather(Derived):
         return self.packed.shape[0]
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return tried(self, indices, self.source, &mapped[0], n)
+
+    cdef object targets(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """The source's indices."""
         cdef Py_ssize_t k
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
             mapped[k] = self.target(indices[k])
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        return mapped.base
 
     cdef object block(self, object rows):
         cdef Py_ssize_t k, n = size_of(self.source)
@@ -2535,21 +2632,48 @@ cdef class Unbatch(Derived):
         return (n - 1) * self.k + self.last
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """Each batch is read once, and all of them together."""
+        cdef Py_ssize_t m
+        cdef list batches
+        if self.are_flat(indices, n):
+            return pull_many(self, indices, self.flat, indices, n)
+        batches = self.batches(indices, n, False)
+        return [self.member(indices[m], batches[m]) for m in range(n)]
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t m
+        cdef list values
+        if self.are_flat(indices, n):
+            return tried(self, indices, self.flat, indices, n)
+        values = self.batches(indices, n, True)
+        for m in range(n):
+            if type(values[m]) is not Raised:
+                try:
+                    values[m] = self.member(indices[m], values[m])
+                except Exception as error:
+                    values[m] = Raised(error)
+        return values
+
+    cdef bint are_flat(self, const Py_ssize_t *indices, Py_ssize_t n) except -1:
+        cdef Py_ssize_t m
+        return all([self.is_flat(indices[m]) for m in range(n)])
+
+    cdef list batches(self, const Py_ssize_t *indices, Py_ssize_t n, bint tries):
+        """The batch of each item: each is read once, and all of them together."""
         cdef Py_ssize_t m, b
         cdef Py_ssize_t[::1] needed, wanted  # the batches, and the first item that needs each
         cdef dict at = {}
-        cdef list batches
-        if all([self.is_flat(indices[m]) for m in range(n)]):
-            return pull_many(self, indices, self.flat, indices, n)
+        cdef list found
         needed, wanted = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
         for m in range(n):
             b = indices[m] // self.k
             if b not in at:
                 needed[len(at)], wanted[len(at)] = b, indices[m]
                 at[b] = len(at)
-        batches = pull_many(self, &wanted[0], self.source, &needed[0], len(at))
-        return [self.member(indices[m], batches[at[indices[m] // self.k]]) for m in range(n)]
+        if tries:
+            found = tried(self, &wanted[0], self.source, &needed[0], len(at))
+        else:
+            found = pull_many(self, &wanted[0], self.source, &needed[0], len(at))
+        return [found[at[indices[m] // self.k]] for m in range(n)]
 
     cdef object block(self, object rows):
         cdef Py_ssize_t n = size_of(self.flat)
@@ -3690,7 +3814,16 @@ cdef class Cache(Derived):
         return value
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """What is missing is fetched in one read, but for what other threads are computing."""
+        return self.together(indices, n, None)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return self.together(indices, n, {})
+
+    cdef list together(self, const Py_ssize_t *indices, Py_ssize_t n, dict failed):
+        """What is missing is fetched in one read, but for what other threads are computing.
+
+        What fails goes to `failed`, as Raised, if that is given.
+        """
         cdef Py_ssize_t k
         cdef dict found = {}
         cdef list missing
@@ -3704,18 +3837,25 @@ cdef class Cache(Derived):
             mine.values = {}
             missing = self.store.board_all(missing, mine)
             if missing:
-                self.compute_together(missing, mine)
+                self.compute_together(missing, mine, failed)
                 found.update(mine.values)
+                found.update(failed or {})
         values = [None] * n
         for k in range(n):
             value = found[indices[k]]
             if value is MISSING:
-                value = found[indices[k]] = self.item(indices[k])
+                try:
+                    value = self.item(indices[k])
+                except Exception as error:
+                    if failed is None:
+                        raise
+                    value = Raised(error)
+                found[indices[k]] = value
             values[k] = value
         return values
 
-    cdef int compute_together(self, list keys, Flight mine) except -1:
-        """Have the values of all keys in the flight, or none that was not kept already."""
+    cdef int compute_together(self, list keys, Flight mine, dict failed) except -1:
+        """Have the values of all keys in the flight; without `failed`, or none that was not kept already."""
         cdef Py_ssize_t k, n
         cdef Py_ssize_t[::1] wanted
         cdef list values, missing = []
@@ -3731,10 +3871,16 @@ cdef class Cache(Derived):
             if n:
                 wanted = numpy.fromiter(missing, numpy.intp, n)
                 lzs_add(&self.store.misses, n)
-                values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
+                if failed is None:
+                    values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
+                else:
+                    values = tried(self, &wanted[0], self.source, &wanted[0], n)
                 for k in range(n):
-                    self.keep(wanted[k], missing[k], values[k], mine)
-                    found[missing[k]] = values[k]
+                    if type(values[k]) is Raised:
+                        failed[missing[k]] = values[k]
+                    else:
+                        self.keep(wanted[k], missing[k], values[k], mine)
+                        found[missing[k]] = values[k]
         finally:
             mine.values.update(found)
             self.store.land(None, keys, mine)
@@ -3858,17 +4004,36 @@ cdef class Guard(Derived):
         return 0
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """Together, and if that fails each by itself, since it does not tell which of them could be had."""
+        """Together, which for an item that fails is the first try."""
         cdef Py_ssize_t k
         cdef list found
         try:
-            found = pull_many(self, indices, self.source, indices, n)
-        except BaseException as error:
+            found = tried(self, indices, self.source, indices, n)
+        except BaseException as error:  # an interruption: guarded against, perhaps
             if self.cause_of(error) is None:
                 raise
             return [self.item(indices[k]) for k in range(n)]
+        return self.rescued(found, indices, n, True)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return self.rescued(tried(self, indices, self.source, indices, n), indices, n, False)
+
+    cdef list rescued(self, list found, const Py_ssize_t *indices, Py_ssize_t n, bint raises):
+        """What to give for the items, in their order: reads behind one that raises do not count."""
+        cdef Py_ssize_t k, counted = 0
+        for k in range(n):
+            if type(found[k]) is Raised:
+                if self.budget is not None:
+                    self.count_reads(k + 1 - counted)
+                    counted = k + 1
+                try:
+                    found[k] = self.rescue(indices[k], (<Raised>found[k]).error)
+                except Exception as error:
+                    if raises:
+                        raise
+                    found[k] = Raised(error)
         if self.budget is not None:
-            self.count_reads(n)
+            self.count_reads(n - counted)
         return found
 
     cdef object cause_of(self, object error):
