@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import itertools
+import json
 import pickle
 import threading
 import time
@@ -15,6 +16,7 @@ import lazyseq
 from lazyseq import (
     EvaluationError,
     TooManyFailures,
+    WorkerDiedError,
     add_cache,
     batch,
     gather,
@@ -267,7 +269,7 @@ def test_the_text_of_too_many_failures_is_short():
         list(view)
     text = str(caught.value)
     assert 1000 < len(text) < 3000 and "0: ValueError: long long" in text and "and 11 more" in text
-    assert "1: RuntimeError: Silent, whose text cannot be had" in text and len(caught.value.failures) == 21
+    assert "1: Silent, whose text cannot be had" in text and len(caught.value.failures) == 21
 
 
 def test_a_guard_of_guards_and_over_batches():
@@ -500,3 +502,78 @@ def test_an_interruption_is_no_failure_in_a_batch_either():
         guard(source, default=0).__getitems__([0, 1])
     assert calls == [1]
     assert guard(source, default=0, errors=BaseException).__getitems__([0, 1]) == [0, 0]
+
+
+# ---- What is recorded of a failure ----------------------------------------------------------------------------------
+
+
+def record(raising):
+    def fail(x):
+        raising()
+
+    view = guard(smap(fail, [0]), on_error="default")
+    assert list(view) == [None]
+    return view.failures[0][1]
+
+
+def raising(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+def test_a_record_holds_nothing_large():
+    size = 10**6
+    error = record((b"\xff" * size).decode)
+    assert type(error) is UnicodeDecodeError and error.start == 0 and len(error.object) < 10_000
+    error = record((b"x" * size + b"\xff").decode)
+    assert f"position {size}" in str(error) and "invalid start byte" in str(error)
+    error = record(lambda: json.loads("[\n" + "1," * size))
+    assert type(error) is json.JSONDecodeError and len(error.doc) < 10_000
+    assert str(error) == f"Expecting value: line 2 column {2 * size + 1} (char {2 * size + 2})" and error.lineno == 2
+    large = OSError(5, "x" * size)
+    large.data, large.array, large.code = b"x" * size, np.zeros(size), 7
+    error = record(raising(large))
+    assert error.errno == 5 and error.code == 7 and len(pickle.dumps(error)) < 20_000
+    ring = []
+    ring.append(ring)
+    assert len(pickle.dumps(record(raising(ValueError(ring, [ring] * 100, {1: "x" * size}))))) < 20_000
+
+
+def test_a_record_is_of_the_errors_type():
+    class Two(Exception):
+        def __init__(self, a, b):
+            super().__init__(f"{a}-{b}")
+            self.a = a
+
+    class Both(KeyError, AttributeError):
+        pass
+
+    error = record(raising(Two(1, 2)))
+    assert type(error) is Two and str(error) == "1-2" and error.a == 1
+    error = record(raising(Both("x")))
+    assert type(error) is Both and error.args == ("x",)
+    error = record(lambda: open("/no/such/file"))
+    assert type(error) is FileNotFoundError and error.filename == "/no/such/file" and "/no/such/file" in str(error)
+    inner = ValueError(1)
+    inner.add_note("a note")
+    error = record(raising(ExceptionGroup("several", [inner, Two(3, 4)])))
+    assert type(error) is ExceptionGroup and [type(each) for each in error.exceptions] == [ValueError, Two]
+    assert error.exceptions[0].__notes__ == ["a note"] and error.exceptions[0].__traceback__ is None
+    error = record(lambda: compile("1 +", "name", "eval"))
+    assert type(error) is SyntaxError and error.filename == "name" and "invalid syntax" in str(error)
+
+
+def test_no_fraction_is_no_failure():
+    with pytest.raises(TooManyFailures, match="1 items failed, and 0 may"):
+        guard(smap(Flaky([1]), range(3)), default=0, budget=0.0)[1]
+
+
+def test_what_is_refused_of_errors_and_on_error():
+    for errors in (EvaluationError, (OSError, EvaluationError)):
+        with pytest.raises(ValueError, match="guard: errors must be what your functions raise, and not the Evaluat"):
+            guard([], errors=errors)
+    guard([], errors=WorkerDiedError)  # which is no error of a function
+    with pytest.raises(ValueError, match="guard: on_error must be 'raise', 'default' or 'neighbour', got array"):
+        guard([], on_error=np.array(["raise", "default"]))

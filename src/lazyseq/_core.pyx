@@ -25,9 +25,10 @@ from libc.stdint cimport int64_t
 from array import array as typed_array
 from collections import OrderedDict, deque, namedtuple
 from collections.abc import Mapping, Sequence, Set
-from copy import copy as copied
 from itertools import islice
-from operator import index as as_index
+from numbers import Number
+from operator import attrgetter, index as as_index
+from reprlib import repr as short_repr
 from sys import _getframe
 from threading import RLock, current_thread, enumerate as all_threads
 from time import perf_counter, sleep
@@ -171,12 +172,14 @@ cdef extern from *:
     void lzs_unlock(lzs_section *) noexcept
 
 cdef object MISSING = object()
+cdef object basic_size = attrgetter("__basicsize__")
 cdef enum:
     MAX_DEPTH = 1000
     MAX_NESTING = 5000
     MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
     MOST_SHOWN = 10  # failures that an error tells
     MOST_TEXT = 200  # characters of each
+    MOST_HELD = 2000  # characters or bytes of a value that the record of a failure holds
     MOST_DROPPED = 1000  # values of a mapping, before another thread may use it
     FIRST_WAIT_US = 20_000  # how long who waits for a computation does not ask whether that is in vain
     LONGEST_WAIT_US = 100_000  # and at last, each time twice as long
@@ -3935,12 +3938,38 @@ cdef class CacheIterator(CursorIterator):
 # ---- Guard ----------------------------------------------------------------------------------------------------------
 
 
-cdef object without_frames(object error):
-    """A copy of the error for the record: the traceback would keep alive whatever the functions held that failed."""
+cdef object recorded(object error, int levels=4):
+    """A copy of the error, made as the builtin type is that it extends: its own __init__ may want other arguments.
+
+    The traceback would keep alive whatever the functions held that failed, and arguments and attributes may hold what
+    they failed over: the document, the bytes. So the copy has of these what is small.
+    """
+    cdef object builtin, copy
     try:
-        return copied(error)
+        builtin = max([kind for kind in type(error).__mro__ if kind.__module__ == "builtins"], key=basic_size)
+        _, arguments, *state = builtin.__reduce__(error)
+        arguments = [small(each, levels) for each in arguments]
+        copy = builtin.__new__(type(error), *arguments)
+        builtin.__init__(copy, *arguments)
+        for name, value in (state[0] or {}).items() if state else ():
+            setattr(copy, name, small(value, levels))
+        return copy
     except Exception:  # whatever a user's exception does when copied
         return RuntimeError(text_of(error))
+
+
+cdef object small(object value, int levels):
+    """The value, or what is left of it where it is large or nested deeply."""
+    if isinstance(value, str) or isinstance(value, bytes):
+        return value[:MOST_HELD]
+    if value is None or isinstance(value, type) or isinstance(value, Number) or isinstance(value, os.PathLike):
+        return value
+    if levels > 0:
+        if isinstance(value, BaseException):
+            return recorded(value, levels - 1)
+        if type(value) is tuple or type(value) is list:
+            return type(value)([small(each, levels - 1) for each in value[:MOST_SHOWN]])
+    return short_repr(value)
 
 
 cdef str text_of(object error):
@@ -4092,7 +4121,7 @@ cdef class Guard(Derived):
         cdef Py_ssize_t failed, reads
         cdef object _before
         cdef bint counts_reads = type(self.budget) is float, decides
-        noted = without_frames(cause)
+        noted = recorded(cause)
         with cython.critical_section(self):
             self.given_up += 1
             reads = self.reads
