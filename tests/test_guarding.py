@@ -4,6 +4,7 @@ import contextlib
 import gc
 import itertools
 import json
+import os
 import pickle
 import threading
 import time
@@ -554,7 +555,7 @@ def test_a_record_is_of_the_errors_type():
     assert type(error) is Two and str(error) == "1-2" and error.a == 1
     error = record(raising(Both("x")))
     assert type(error) is Both and error.args == ("x",)
-    error = record(lambda: open("/no/such/file"))
+    error = record(lambda: os.stat("/no/such/file"))
     assert type(error) is FileNotFoundError and error.filename == "/no/such/file" and "/no/such/file" in str(error)
     inner = ValueError(1)
     inner.add_note("a note")

@@ -1310,14 +1310,17 @@ cdef class Applied(Derived):
         return [self.apply(indices[k], values[k]) for k in range(n)]
 
     cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t k
+        cdef Py_ssize_t k = 0
         cdef list values = tried(self, indices, self.source, indices, n)
-        for k in range(n):
-            if type(values[k]) is not Raised:
-                try:
-                    values[k] = self.apply(indices[k], values[k])
-                except Exception as error:
-                    values[k] = Raised(error)
+        while k < n:
+            try:  # once, and not for each item: it costs as much as a cheap function
+                while k < n:
+                    if type(values[k]) is not Raised:
+                        values[k] = self.apply(indices[k], values[k])
+                    k += 1
+            except Exception as error:
+                values[k] = Raised(error)
+                k += 1
         return values
 
     cdef Py_ssize_t grain(self) except -1:
@@ -2643,17 +2646,20 @@ cdef class Unbatch(Derived):
         return [self.member(indices[m], batches[m]) for m in range(n)]
 
     cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t m
+        cdef Py_ssize_t m = 0
         cdef list values
         if self.are_flat(indices, n):
             return tried(self, indices, self.flat, indices, n)
         values = self.batches(indices, n, True)
-        for m in range(n):
-            if type(values[m]) is not Raised:
-                try:
-                    values[m] = self.member(indices[m], values[m])
-                except Exception as error:
-                    values[m] = Raised(error)
+        while m < n:
+            try:  # see Applied.tries
+                while m < n:
+                    if type(values[m]) is not Raised:
+                        values[m] = self.member(indices[m], values[m])
+                    m += 1
+            except Exception as error:
+                values[m] = Raised(error)
+                m += 1
         return values
 
     cdef bint are_flat(self, const Py_ssize_t *indices, Py_ssize_t n) except -1:
@@ -3219,7 +3225,7 @@ cdef class Waits:
                     flight = self.flights.get(other)
                     if flight is not None and not flight.ended:
                         reached.append(flight.owner)
-                    reached += workers.get(self.readers.get(other), [])
+                    reached.extend(workers.get(self.readers.get(other), ()))
         return False
 
     cdef int forget(self) except -1:
@@ -3712,11 +3718,11 @@ cdef class Cache(Derived):
     - where it holds the lock of a mapping or of a uniter;
     - after some time, where it is a worker of a prefetch and that thread is found to wait, directly or not, for
       workers of that prefetch, as its reader. Which of them it needs is not known, so this is cautious. Other threads
-      need not look: a reader waits for workers only, so in a ring that goes by one, the last worker before it waits for
-      a computation, and does look;
+      need not look: a reader waits for workers only, so in a ring that goes by one, some worker behind it waits for a
+      computation, and does look;
     - after some time, where that thread was given up by its prefetch, for an item that took too long.
-    Then its computation takes the place of the one that it cannot wait for, whose value is not kept, and who comes later
-    waits for it. If another has been first, it waits for that one.
+    Then its computation takes the place of the one that it cannot wait for, whose value is not kept: who comes later
+    waits for this one. If another has been first to do so, it waits for that.
 
     Threads: what changes is in the store, and nothing is held while an item is computed.
     """

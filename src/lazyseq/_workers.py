@@ -40,8 +40,8 @@ def usable_cores() -> int:
 class Worker(threading.Thread):
     """A thread that evaluates items: a daemon, since an item may never end.
 
-    `crew` tells workers of one prefetch from those of others, and `abandoned` that another works in this one's place, to
-    a cache whose readers they are.
+    `crew` tells workers of one prefetch from those of others, and `abandoned` that another works in this one's place:
+    to a cache, whose readers they are.
     """
 
     abandoned = False

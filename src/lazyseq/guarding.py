@@ -33,7 +33,7 @@ def guard(
 
     ``guard(xs)[i]`` is ``xs[i]``. Where that raises, it is tried again, and if it keeps failing, the error is raised or
     something else takes the item's place: the length and the indices stay as they are. ``failures`` lists the pairs
-    (index, error) of the items that could not be had; of a long text or large data in the error they have the beginning.
+    (index, error) of the items that could not be had, with the beginning of what is large in the error.
 
     What counts is the error that your function raised, not the EvaluationError around it. What is no failure of an
     item, as the end of a sequence without a length or a prefetch that is closed, is let through.
