@@ -1,6 +1,7 @@
 """add_cache."""
 
 import collections
+import dbm.dumb
 import gc
 import itertools
 import operator
@@ -21,7 +22,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from lazyseq import EvaluationError, add_cache, batch, prefetch, smap, unbatch
+from lazyseq import EvaluationError, add_cache, batch, gather, prefetch, smap, unbatch, uniter
 from lazyseq.buffering import default_sizeof
 from lazyseq.instrument import debug
 
@@ -178,11 +179,66 @@ def test_a_shelf(tmp_path):
         assert list(shelf) == ["name"] and view.cache_info().currsize == 0
 
 
+@pytest.mark.parametrize("size", [None, 0, 2])
+def test_keys_of_a_shelf_that_are_no_indices(tmp_path, size):
+    others = ["007", "-1", "1_0", "\u0663", "9" * 20, "9" * 5000, "name"]
+    with shelve.Shelf(dbm.dumb.open(str(tmp_path / "shelf"))) as shelf:
+        shelf.update(dict.fromkeys(others, "mine"))
+        view = add_cache(smap(str, range(9)), size, shelf)
+        assert list(view) == list("012345678")
+        assert view.cache_info().currsize == len(shelf) - len(others) == (9 if size is None else size)
+        view.cache_clear()
+        assert sorted(shelf) == sorted(others) and set(shelf.values()) == {"mine"}
+
+
+class ByBytes(collections.abc.MutableMapping):
+    """Lists its key 007 as 7, under which it is not found: a KeyError says so, or nobody."""
+
+    def __init__(self, is_silent):
+        self.is_silent, self.data, self.listed = is_silent, {b"007": "mine"}, 0
+
+    def __getitem__(self, i):
+        return self.data[b"%d" % i]
+
+    def __setitem__(self, i, value):
+        self.data[b"%d" % i] = value
+
+    def __delitem__(self, i):
+        if not self.is_silent or b"%d" % i in self.data:
+            del self.data[b"%d" % i]
+
+    def __iter__(self):
+        self.listed += 1
+        return map(int, list(self.data))
+
+    def __len__(self):
+        return len(self.data)
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+@pytest.mark.parametrize("size", [0, 1, 2, 4])
+def test_a_mapping_that_does_not_drop_what_it_lists(size, is_silent):
+    mapping = ByBytes(is_silent)
+    view = add_cache(smap(operator.neg, range(50)), size, mapping)
+    assert run_all(lambda: list(view)) == [list(range(0, -50, -1))]
+    assert sorted(mapping.data) == [b"007", *[b"%d" % i for i in range(51 - size, 50)]] or size == 0
+    assert mapping.data[b"007"] == "mine" and mapping.listed <= 2
+    view.cache_clear()
+    assert list(mapping.data) == [b"007"]
+
+
 def test_pickled_it_is_the_recipe_and_empty():
     view = add_cache(smap(operator.neg, [1, 2, 3]), 2)
     assert view[0] == -1
     copy = pickle.loads(pickle.dumps(view))
     assert list(copy) == [-1, -2, -3] and copy.cache_size == 2
+
+
+def test_a_plain_dict_is_pickled_empty_and_other_mappings_as_they_are():
+    view = add_cache(range(3), cache={0: b"x" * 10**6})
+    data = pickle.dumps(view)
+    assert len(data) < 1000 and pickle.loads(data).cache == {}
+    assert pickle.loads(pickle.dumps(add_cache(range(3), cache=collections.OrderedDict({1: 1})))).cache == {1: 1}
 
 
 def test_assignment_writes_to_the_source_and_forgets():
@@ -339,6 +395,126 @@ def test_workers_of_one_prefetch_compute_an_item_once():
     assert calls == [0]
 
 
+def slow_load(seconds=0.2):
+    return noting(lambda k: time.sleep(seconds) or [10 * k + j for j in range(10)])
+
+
+def test_workers_of_a_prefetch_wait_for_a_thread_that_is_none():
+    load, calls = slow_load()
+    shards = add_cache(smap(load, range(3)), 3)
+    with prefetch(smap(lambda i: shards[i // 10][i % 10], range(10)), 8) as p:
+        assert run_all(lambda: shards[0][3], lambda: time.sleep(0.05) or list(p)) == [3, list(range(10))]
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("how", ["in turn", "side by side"])
+def test_workers_of_several_prefetches_compute_an_item_once(how):
+    load, calls = slow_load(0.06)
+    shards = add_cache(smap(load, range(3)), 3)
+    items = smap(lambda i: shards[i // 10][i % 10], range(30))
+    with prefetch(items, 4) as p, prefetch(items, 4) as q:
+        if how == "in turn":
+            assert list(zip(p, q, strict=True)) == [(i, i) for i in range(30)]
+        else:
+            assert run_all(lambda: list(p), lambda: list(q)) == [list(range(30))] * 2
+    assert sorted(calls) == [0, 1, 2]
+
+
+def test_workers_wait_for_one_of_them_who_reads_a_prefetch():
+    load, calls = slow_load()
+    inner = prefetch(smap(load, range(3)), 1)
+    shards = add_cache(smap(lambda k: inner[k], range(3)), 3)
+    with inner, prefetch(smap(lambda i: shards[i // 10][i % 10], range(10)), 4, max_buffered=8) as p:
+        assert list(p) == list(range(10))
+    assert calls.count(0) == 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_ring_of_caches_over_prefetches_does_not_deadlock(n):
+    inside = threading.Barrier(n, timeout=10)
+
+    def read_the_next(k):
+        def read(i):
+            if not visited[k]:
+                visited[k] = True
+                inside.wait()
+                return 1 + caches[(k + 1) % n][i]
+            return 1
+
+        return read
+
+    visited = [False] * n
+    prefetches = [prefetch(smap(read_the_next(k), range(1)), 2) for k in range(n)]
+    caches = [add_cache(p, 1) for p in prefetches]
+    assert set(run_all(*[lambda k=k: caches[k][0] for k in range(n)])) <= set(range(1, n + 2))
+    for p in prefetches:
+        p.close()
+
+
+def test_a_worker_does_not_wait_for_who_waits_for_its_reader():
+    started = threading.Event()
+
+    def read(i):
+        if i == 0:
+            started.set()
+            time.sleep(0.1)
+            return view[0]  # whose thread waits until the other, which we work for, lets it read on
+        return i
+
+    with prefetch(smap(read, range(9)), 1, max_buffered=1) as p:
+        iterator = iter(p)
+        view = add_cache(smap(lambda k: next(iterator), range(1)))
+        first, second = run_all(lambda: next(iterator), lambda: started.wait(10) and view[0])
+    assert first in (1, second) and second > 0
+
+
+@pytest.mark.parametrize("cache", [None, {}])
+def test_what_an_abandoned_worker_computes_is_computed_again(cache):
+    """An item that hangs is late, and those of its shard are not for ever."""
+    release, calls = threading.Event(), []
+
+    def load(k):
+        calls.append(k)
+        if k == 1 and calls.count(1) == 1:
+            release.wait(60)
+            return ["late"] * 10
+        return [10 * k + j for j in range(10)]
+
+    shards = add_cache(smap(load, range(3)), 10, cache)
+    with prefetch(smap(lambda i: shards[i // 10][i % 10], range(30)), 2, timeout=0.3) as p:
+        found = []
+        for i in range(30):
+            try:
+                found.append(p[i])
+            except TimeoutError:
+                found.append("late")
+        assert found.count("late") <= 2 and {10, 11} >= {i for i in range(30) if found[i] != i}
+        release.set()
+        time.sleep(0.05)
+        assert list(p) == list(range(30)) and shards[1][0] == 10 and calls.count(1) == 2
+
+
+def test_who_uses_an_iterable_does_not_wait_for_who_wants_to():
+    inside, started = threading.Event(), threading.Event()
+
+    class Stream:
+        def __iter__(self):
+            yield 10
+            inside.set()
+            started.wait(10)
+            time.sleep(0.05)
+            yield view[0] + 1  # which the other thread computes, and wants item 0 for
+
+    def double(i):
+        started.set()
+        return 2 * stream[i]
+
+    stream = uniter(Stream(), 10, 2)
+    view = add_cache(smap(double, range(2)), 2)
+    assert stream[0] == 10
+    assert run_all(lambda: stream[1], lambda: inside.wait(10) and view[0]) == [21, 20]
+
+
 def test_an_item_that_reads_itself():
     view = add_cache(smap(lambda i: view[i], range(3)), 3)
     with pytest.raises(EvaluationError) as caught:
@@ -458,20 +634,35 @@ def test_a_bound_in_bytes():
     assert [len(x) for x in both] == [3, 4, 5] and both.cache_info() == (0, 3, 1, 1, 100, 5)
 
 
+class Together(list):
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+def in_batches(values):
+    return unbatch(gather([values[:5], values[5:10], values[10:]], range(3)), 5, 2)
+
+
 class LruModel(RuleBasedStateMachine):
     """A cache beside the least that does the same: an ordered dict of sizes."""
 
-    @initialize(limit=st.sampled_from([None, 0, 1, 3, 10]), most=st.sampled_from([None, 0, 5, 20]), own=st.booleans())
-    def make(self, limit, most, own):
+    @initialize(
+        limit=st.sampled_from([None, 0, 1, 3, 10]),
+        most=st.sampled_from([None, 0, 5, 20]),
+        own=st.booleans(),
+        kind=st.sampled_from([list, Together, in_batches]),
+    )
+    def make(self, limit, most, own, kind):
         self.limit, self.most = limit, most
         if limit is None and most is None:
             self.limit = 1 if own else None
-        self.values, self.kept = list(range(12)), collections.OrderedDict()
+        self.values, self.kept, self.source = list(range(12)), collections.OrderedDict(), kind(list(range(12)))
         self.calls, self.expected_calls, self.hits, self.misses = [], [], 0, 0
         self.view = add_cache(
-            debug(self.values, lambda i, x: self.calls.append(x)), limit, None if own else {},
+            debug(self.source, lambda i, x: self.calls.append(x)), limit, None if own else {},
             max_bytes=most, sizeof=None if most is None else lambda x: x % 7,
         )  # fmt: skip
+        assert self.view.bulk == (None if kind is list else "items")
 
     def expect(self, i):
         if i in self.kept:
@@ -499,7 +690,10 @@ class LruModel(RuleBasedStateMachine):
 
     @rule(indices=st.lists(st.integers(0, 11), max_size=6))
     def read_many(self, indices):
-        for i in indices:
+        # Where items are read together, all that is kept is taken first; else one after the other.
+        together = self.view.bulk is not None
+        wanted = list(dict.fromkeys(indices)) if together else indices
+        for i in sorted(wanted, key=lambda i: i not in self.kept) if together else wanted:
             self.expect(i)
         assert self.view.__getitems__(indices) == [self.values[i] for i in indices]
 
@@ -511,8 +705,8 @@ class LruModel(RuleBasedStateMachine):
 
     @rule(i=st.integers(0, 11), value=st.integers(0, 30))
     def assign(self, i, value):
-        self.view[i] = value
-        assert self.values[i] == value
+        self.view[i] = self.values[i] = value
+        assert self.source[i] == value
         self.kept.pop(i, None)
 
     @rule()
@@ -666,6 +860,27 @@ def test_the_error_of_a_mapping_names_the_item(fails):
     assert str(caught.value.__cause__) == "no space left"
 
 
+def test_the_error_of_a_mapping_that_cannot_forget():
+    class Stubborn(dict):
+        def __delitem__(self, key):
+            raise OSError("read-only")
+
+        def clear(self):
+            raise OSError("read-only")
+
+    source = [1, 2, 3]
+    view = add_cache(source, cache=Stubborn({1: "kept"}))
+    with pytest.raises(EvaluationError, match="failed to evaluate item 1 of cache") as caught:
+        view[1] = "new"
+    assert str(caught.value.__cause__) == "read-only" and caught.value.index == 1 and source == [1, 2, 3]
+    with pytest.raises(OSError, match="read-only") as caught:
+        view.cache_clear()
+    assert "while cache made at" in str(caught.value.__notes__)
+    with pytest.raises(EvaluationError) as caught:
+        add_cache(source, 1, Stubborn({1: "kept"}))[0]
+    assert caught.value.__cause__.__notes__ == ["while the cache drops 1"]
+
+
 @pytest.mark.parametrize("drop", [lambda kept: kept.__delitem__(min(kept)), dict.popitem, dict.clear])
 def test_a_mapping_that_drops_values_by_itself(drop):
     class Small(dict):
@@ -804,6 +1019,23 @@ def test_a_child_that_is_forked_during_a_computation_computes_itself(cache):
     assert ended == (child, 0)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("cache", [None, {}])
+def test_an_assignment_in_a_forked_child(cache):
+    class Source(list):
+        def __setitem__(self, i, value):
+            view[i]
+            super().__setitem__(i, value)
+
+    view = add_cache(Source(["old"]), 2, cache)
+    child = os.fork()
+    if child == 0:
+        view[0] = "new"
+        os._exit(view[0] != "new")
+    assert os.waitpid(child, 0) == (child, 0)
+
+
 @pytest.mark.parametrize("read_while_used", ["__getitem__", "__setitem__", "__delitem__"])
 def test_a_mapping_that_reads_its_cache(read_while_used):
     """Whoever uses the mapping does not wait for who wants to use it."""
@@ -886,3 +1118,13 @@ def test_what_a_mapping_held_counts_for_the_bytes():
     assert list(view) == list(range(10)) and view.cache_info().currbytes == 3
     huge = add_cache(range(10), cache={0: 0, 1: 1, 2: 2}, max_bytes=2**62, sizeof=lambda x: 2**62)
     assert list(huge) == list(range(10))
+
+
+@pytest.mark.parametrize("cache", [None, {3: 3}])
+@pytest.mark.parametrize("most", [2**62, 2**63 - 1])
+@pytest.mark.parametrize("size", [2**60, 2**62 - 1, 2**63 - 1, 2**70])
+def test_sizes_whose_sum_is_no_number_of_64_bits(cache, most, size):
+    view = add_cache(range(20), cache=cache, max_bytes=most, sizeof=lambda x: size)
+    assert list(view) == list(range(20))
+    info = view.cache_info()
+    assert info.currsize == (3 if size == 2**60 else 1) and 0 < info.currbytes <= most == info.max_bytes

@@ -1,6 +1,7 @@
 """debug, monitor_throughput, tree."""
 
 import operator
+import shelve
 import threading
 import time
 
@@ -152,3 +153,11 @@ def test_names_that_are_none():
     assert repr(smap(Odd(), [1])) == "<lazyseq smap(Odd) of 1 item>"
     with pytest.raises(EvaluationError, match=r"item 0 of smap\(Odd\)"):
         smap(Odd(), [1])[0]
+
+
+def test_tree_of_a_cache_whose_mapping_fails(capsys, tmp_path):
+    with shelve.open(str(tmp_path / "shelf")) as shelf:
+        view = add_cache(smap(str, range(3)), cache=shelf)
+    tree(view)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("cache, 3 items, a cache that raises ValueError, made at") and len(lines) == 3

@@ -111,7 +111,7 @@ ALLOWED = {
     "indexing.py": {"_checks", "_core", "_types"},
     "shape.py": {"_checks", "_core", "_types"},
     "buffering.py": {"_checks", "_core", "_types"},
-    "guarding.py": {"_checks", "_core", "_types"},
+    "guarding.py": {"_checks", "_core", "_types", "errors"},
     "evaluation.py": {"_checks", "_engine", "_transfer", "_types", "_workers", "errors"},
     "instrument.py": {"_checks", "_core", "_types"},
     "serialization.py": set(),

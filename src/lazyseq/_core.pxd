@@ -65,6 +65,7 @@ cdef class View:
     cdef Py_ssize_t size(self) except? -1
     cdef bint endless(self) except -1
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n)
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n)
     cdef object block(self, object rows)
     cdef int assign(self, Py_ssize_t i, object value) except -1
     cdef Py_ssize_t grain(self) except -1
@@ -92,6 +93,7 @@ cdef class Guard(Derived):
     cdef list unsent  # in a worker process, (index, error) of what the reader was not told yet
 
     cdef int count_reads(self, Py_ssize_t n) except -1
+    cdef list rescued(self, list found, const Py_ssize_t *indices, Py_ssize_t n, bint raises)
     cdef object cause_of(self, object error)
     cdef object rescue(self, Py_ssize_t i, object error)
     cdef object give_up(self, Py_ssize_t i, object error)
@@ -108,6 +110,7 @@ cdef class Joined(View):
     cdef int adopt(self, tuple parts) except -1
 
 
+cdef int note_reader(object crew) except -1
 cdef View rebased(View part, object source)
 cdef Py_ssize_t grain_of(object source) except -1
 cdef View gathered(object source, list indices)

@@ -25,9 +25,10 @@ from libc.stdint cimport int64_t
 from array import array as typed_array
 from collections import OrderedDict, deque, namedtuple
 from collections.abc import Mapping, Sequence, Set
-from copy import copy as copied
 from itertools import islice
-from operator import index as as_index
+from numbers import Number
+from operator import attrgetter, index as as_index
+from reprlib import repr as short_repr
 from sys import _getframe
 from threading import RLock, current_thread, enumerate as all_threads
 from time import perf_counter, sleep
@@ -126,7 +127,7 @@ cdef extern from *:
     #endif
     /* About how many views' worth of C stack this thread's unfinished calls of enter() stand for. */
     static lzs_thread_local int nesting = 0;
-    /* How many locks of mappings, see MappingStore, this thread holds. */
+    /* How many locks this thread holds under which code of the user's runs: see MappingStore and Uniter. */
     static lzs_thread_local int holding = 0;
     """
     int nesting
@@ -171,15 +172,19 @@ cdef extern from *:
     void lzs_unlock(lzs_section *) noexcept
 
 cdef object MISSING = object()
+cdef object basic_size = attrgetter("__basicsize__")
 cdef enum:
     MAX_DEPTH = 1000
     MAX_NESTING = 5000
     MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
     MOST_SHOWN = 10  # failures that an error tells
     MOST_TEXT = 200  # characters of each
+    MOST_HELD = 2000  # characters or bytes of a value that the record of a failure holds
     MOST_DROPPED = 1000  # values of a mapping, before another thread may use it
-    STALEMATE_US = 20_000  # how long a worker of a prefetch waits for a thread that may be its reader
+    FIRST_WAIT_US = 20_000  # how long who waits for a computation does not ask whether that is in vain
+    LONGEST_WAIT_US = 100_000  # and at last, each time twice as long
 
+cdef Py_ssize_t MOST_BYTES = PY_SSIZE_T_MAX // 2  # of a bound and of a value: so the sum of both can be had
 cdef Py_ssize_t ENDED = -PY_SSIZE_T_MAX  # where an iterator stands at its end: so low that no count reaches 0
 
 
@@ -364,6 +369,56 @@ cdef list pull_many(View stage, const Py_ssize_t *wanted, object source, const P
         raise joint_error(stage, wanted[0], source, indices, n, error, seterr())
     finally:
         leave(stage)
+
+
+@cython.final
+cdef class Raised:
+    """Stands for an item that could not be had, or several that need what could not be had."""
+    cdef object error
+    cdef View stage  # the one that was told last
+
+    def __init__(self, error):
+        self.error = error
+
+
+cdef list tried(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """The same, but a Raised takes the place of what fails."""
+    cdef Py_ssize_t k
+    cdef Raised failed
+    cdef list found
+    if n == 0:
+        return []
+    enter(stage)
+    try:
+        if not shares_of(source):
+            found = tried_singly(source, indices, n)
+        elif isinstance(source, View):
+            found = (<View>source).tries(indices, n)
+        else:
+            try:
+                found = foreign_items(source, indices, n)
+            except Exception:  # which does not tell what failed
+                found = tried_singly(source, indices, n)
+    finally:
+        leave(stage)
+    for k in range(n):
+        if type(found[k]) is Raised:
+            failed = found[k]
+            if failed.stage is not stage:
+                failed.stage = stage
+                failed.error = source_error(stage, wanted[k], source, indices[k], failed.error, seterr())
+    return found
+
+
+cdef list tried_singly(object source, const Py_ssize_t *indices, Py_ssize_t n):
+    cdef Py_ssize_t k
+    cdef list found = []
+    for k in range(n):
+        try:
+            found.append(read(source, indices[k]))
+        except Exception as error:
+            found.append(Raised(error))
+    return found
 
 
 cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
@@ -599,8 +654,10 @@ cdef class View:
     2. `size()` is the length now, or UNKNOWN. Views are live: a list that grows, grows its smap. `endless()` says, of
        a view whose size is unknown, whether it is so because there is no end.
     3. `items(indices, n)` is many items at once, for views that `shares` says can share work between them. User
-       functions see what they would see item by item, each item once, at most until the first error. `block(rows)`
-       is what numpy.stack makes of the items, as a fresh array, or None; no user function is called on the way.
+       functions see what they would see item by item, each item once, at most until the first error. `tries` goes
+       on behind errors, for guards: a Raised takes the place of an item that fails. Views that can tell which one does
+       override it, so that nothing is evaluated twice. `block(rows)` is what numpy.stack makes of the items, as a fresh
+       array, or None; no user function is called on the way.
     4. `assign(i, value)` where the formula can be inverted.
     5. `iterate(start)` is an iterator from item `start` on that may beat item-by-item reads, but yields the same,
        and that can go on with the next item after an error.
@@ -624,6 +681,12 @@ cdef class View:
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
         return [self.item(indices[k]) for k in range(n)]
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        try:
+            return self.items(indices, n)
+        except Exception:  # which does not tell what failed
+            return tried_singly(self, indices, n)
 
     cdef object block(self, object rows):
         return None
@@ -1123,10 +1186,13 @@ cdef class Slice(Derived):
         self.adopt(source)
         self.dense = dense_of(source)
 
-    cdef object item(self, Py_ssize_t i):
+    cdef inline Py_ssize_t target(self, Py_ssize_t i) except -1:
         if i > self.most:
             raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
-        return pull(self, i, self.source, self.start + i * self.step)
+        return self.start + i * self.step
+
+    cdef object item(self, Py_ssize_t i):
+        return pull(self, i, self.source, self.target(i))
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
@@ -1135,13 +1201,20 @@ cdef class Slice(Derived):
         return self.most >= (PY_SSIZE_T_MAX - 1 - self.start) // self.step and endless_of(self.source)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return tried(self, indices, self.source, &mapped[0], n)
+
+    cdef object targets(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """The source's indices."""
         cdef Py_ssize_t k
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
-            if indices[k] > self.most:
-                return View.items(self, indices, n)  # which fails there
-            mapped[k] = self.start + indices[k] * self.step
-        return pull_many(self, indices, self.source, &mapped[0], n)
+            mapped[k] = self.target(indices[k])
+        return mapped.base
 
     cdef object block(self, object rows):
         if (rows.stop if type(rows) is slice else rows.max() + 1) > self.most + 1:
@@ -1151,9 +1224,7 @@ cdef class Slice(Derived):
         return block_of(self.source, self.start + all_rows(rows) * self.step)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
-        if i > self.most:
-            raise IndexError(f"slice index {i} is out of range for at most {self.most + 1} items")
-        return store(self.source, self.start + i * self.step, value)
+        return store(self.source, self.target(i), value)
 
     cdef Py_ssize_t grain(self) except -1:
         cdef Py_ssize_t grain = grain_of(self.source)
@@ -1237,6 +1308,20 @@ cdef class Applied(Derived):
         cdef Py_ssize_t k
         cdef list values = pull_many(self, indices, self.source, indices, n)
         return [self.apply(indices[k], values[k]) for k in range(n)]
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k = 0
+        cdef list values = tried(self, indices, self.source, indices, n)
+        while k < n:
+            try:  # once, and not for each item: it costs as much as a cheap function
+                while k < n:
+                    if type(values[k]) is not Raised:
+                        values[k] = self.apply(indices[k], values[k])
+                    k += 1
+            except Exception as error:
+                values[k] = Raised(error)
+                k += 1
+        return values
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
@@ -1383,6 +1468,17 @@ cdef class SmapN(Joined):
         rows = zip(*[pull_many(self, indices, source, indices, n) for source in self.parts])
         return [self.apply(indices[k], row) for k, row in enumerate(rows)]
 
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t k
+        cdef list values = []
+        for k, row in enumerate(zip(*[tried(self, indices, source, indices, n) for source in self.parts])):
+            failed = [value for value in row if type(value) is Raised]
+            try:
+                values.append(failed[0] if failed else self.apply(indices[k], row))
+            except Exception as error:
+                values.append(Raised(error))
+        return values
+
     cdef object iterate(self, Py_ssize_t start):
         return SmapNIterator(self, start)
 
@@ -1474,11 +1570,20 @@ cdef class Gather(Derived):
         return self.packed.shape[0]
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return pull_many(self, indices, self.source, &mapped[0], n)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
+        return tried(self, indices, self.source, &mapped[0], n)
+
+    cdef object targets(self, const Py_ssize_t *indices, Py_ssize_t n):
+        """The source's indices."""
         cdef Py_ssize_t k
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
             mapped[k] = self.target(indices[k])
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        return mapped.base
 
     cdef object block(self, object rows):
         cdef Py_ssize_t k, n = size_of(self.source)
@@ -2533,21 +2638,51 @@ cdef class Unbatch(Derived):
         return (n - 1) * self.k + self.last
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """Each batch is read once, and all of them together."""
+        cdef Py_ssize_t m
+        cdef list batches
+        if self.are_flat(indices, n):
+            return pull_many(self, indices, self.flat, indices, n)
+        batches = self.batches(indices, n, False)
+        return [self.member(indices[m], batches[m]) for m in range(n)]
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        cdef Py_ssize_t m = 0
+        cdef list values
+        if self.are_flat(indices, n):
+            return tried(self, indices, self.flat, indices, n)
+        values = self.batches(indices, n, True)
+        while m < n:
+            try:  # see Applied.tries
+                while m < n:
+                    if type(values[m]) is not Raised:
+                        values[m] = self.member(indices[m], values[m])
+                    m += 1
+            except Exception as error:
+                values[m] = Raised(error)
+                m += 1
+        return values
+
+    cdef bint are_flat(self, const Py_ssize_t *indices, Py_ssize_t n) except -1:
+        cdef Py_ssize_t m
+        return all([self.is_flat(indices[m]) for m in range(n)])
+
+    cdef list batches(self, const Py_ssize_t *indices, Py_ssize_t n, bint tries):
+        """The batch of each item: each is read once, and all of them together."""
         cdef Py_ssize_t m, b
         cdef Py_ssize_t[::1] needed, wanted  # the batches, and the first item that needs each
         cdef dict at = {}
-        cdef list batches
-        if all([self.is_flat(indices[m]) for m in range(n)]):
-            return pull_many(self, indices, self.flat, indices, n)
+        cdef list found
         needed, wanted = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
         for m in range(n):
             b = indices[m] // self.k
             if b not in at:
                 needed[len(at)], wanted[len(at)] = b, indices[m]
                 at[b] = len(at)
-        batches = pull_many(self, &wanted[0], self.source, &needed[0], len(at))
-        return [self.member(indices[m], batches[at[indices[m] // self.k]]) for m in range(n)]
+        if tries:
+            found = tried(self, &wanted[0], self.source, &needed[0], len(at))
+        else:
+            found = pull_many(self, &wanted[0], self.source, &needed[0], len(at))
+        return [found[at[indices[m] // self.k]] for m in range(n)]
 
     cdef object block(self, object rows):
         cdef Py_ssize_t n = size_of(self.flat)
@@ -2744,7 +2879,8 @@ cdef class Uniter(View):
     """uniter[i] = the item of the iterable that comes after i others
 
     Threads: `lock` guards the passes; it is held while the iterable works, which no two threads could use at once. It
-    is reentrant, for an iterable that reads the uniter.
+    is reentrant, for an iterable that reads the uniter. Who holds it never waits for an item of a cache, whose owner
+    may want it.
     """
     cdef readonly object iterable
     cdef Py_ssize_t cache_size, n_parallel, n
@@ -2760,8 +2896,13 @@ cdef class Uniter(View):
         self.shares = False  # a pass gives one item after the other
 
     cdef object item(self, Py_ssize_t i):
+        global holding
         with self.lock:
-            return self.reach(i)
+            holding += 1
+            try:
+                return self.reach(i)
+            finally:
+                holding -= 1
 
     cdef object reach(self, Py_ssize_t i):
         cdef Pass best = None, candidate
@@ -2950,7 +3091,7 @@ def _note_fork():
     """In a child, nobody goes on with what its parent was computing, and new threads get the old ones' numbers."""
     global forks
     forks += 1
-    waits.flights.clear()
+    waits.forget()
 
 
 if hasattr(os, "register_at_fork"):
@@ -2971,7 +3112,7 @@ cdef class Flight:
     cdef object value  # MISSING until it has succeeded
     cdef dict values  # of a batch, by key
     cdef lzs_number ended
-    cdef lzs_number doubted  # a worker has waited in vain
+    cdef lzs_number doubted_by  # the crew of a worker that has waited in vain; 0: none has
 
     def __cinit__(self):
         self.owner, self.over, self.value = PyThread_get_thread_ident(), NULL, MISSING
@@ -2995,32 +3136,37 @@ cdef class Flight:
 
     cdef bint is_awaited(self, unsigned long thread) except -1:
         """Wait until it has ended, as that thread; False if that would or could be for ever: see Cache."""
-        cdef bint patient
+        cdef Py_ssize_t crew
+        cdef PY_TIMEOUT_T us = FIRST_WAIT_US
         if holding:
             return False
-        patient = not self.may_wait_for_workers()
-        if (self.doubted and not patient) or not waits.begin(thread, self):
+        crew = getattr(current_thread(), "crew", 0)
+        if (crew and crew == self.doubted_by) or not waits.begin(thread, self):
             return False
         try:
-            if self.acquire(-1 if patient else STALEMATE_US):
-                return True
+            while not self.acquire(us):
+                if self.is_in_vain(thread, crew):
+                    return False
+                us = min(2 * us, LONGEST_WAIT_US)
         finally:
             waits.end(thread)
-        lzs_begin(&self.doubted)
-        return False
-
-    cdef bint may_wait_for_workers(self) except -1:
-        """Whether this thread is a prefetch's worker, and the owner not one of the same: so it may be its reader."""
-        crew = getattr(current_thread(), "crew", None)
-        if crew is None:
-            return False
-        for thread in all_threads():
-            if thread.ident == self.owner:
-                return getattr(thread, "crew", None) != crew
         return True
 
+    cdef bint is_in_vain(self, unsigned long thread, Py_ssize_t crew) except -1:
+        """Whether the owner was given up by its prefetch, or may wait for the thread, a worker of the crew if not 0."""
+        cdef dict workers = {}
+        for each in all_threads():
+            if each.ident == self.owner and getattr(each, "abandoned", False):
+                return True
+            if getattr(each, "crew", 0):
+                workers.setdefault(each.crew, []).append(each.ident)
+        if crew and waits.lead_to(thread, self.owner, workers):
+            self.doubted_by = crew
+            return True
+        return False
+
     cdef bint acquire(self, PY_TIMEOUT_T us) except -1:
-        """Whether it has ended, waiting for so long; for -1, until then."""
+        """Whether it has ended, waiting for so long."""
         cdef int status
         while True:
             with nogil:
@@ -3035,14 +3181,17 @@ cdef class Flight:
 
 @cython.final
 cdef class Waits:
-    """Which flight each thread waits for, in all caches: so that none waits for who waits for it.
+    """Who waits for whom, over all caches: so that none waits for who waits for it.
 
-    Threads: `flights` is used in critical sections that run no code of the user's.
+    A thread waits for the owner of a flight, or as the reader of a prefetch for any of its workers.
+
+    Threads: both dicts are used in critical sections that run no code of the user's.
     """
     cdef dict flights  # thread -> Flight
+    cdef dict readers  # thread -> the crew that it has waited for in vain for a while
 
     def __init__(self):
-        self.flights = {}
+        self.flights, self.readers = {}, {}
 
     cdef bint begin(self, unsigned long thread, Flight flight) except -1:
         """Note that the thread is to wait for the flight; False if the owner waits for it, directly or not."""
@@ -3061,8 +3210,43 @@ cdef class Waits:
             self.flights.pop(thread, None)  # a fork may have emptied it
         return 0
 
+    cdef bint lead_to(self, object thread, object other, dict workers) except -1:
+        """Whether the other thread may wait for this one, directly or not; `workers` are the threads of each crew."""
+        cdef Flight flight
+        cdef list reached = [other]
+        cdef set seen = set()
+        with cython.critical_section(self):
+            while reached:
+                other = reached.pop()
+                if other == thread:
+                    return True
+                if other not in seen:
+                    seen.add(other)
+                    flight = self.flights.get(other)
+                    if flight is not None and not flight.ended:
+                        reached.append(flight.owner)
+                    reached.extend(workers.get(self.readers.get(other), ()))
+        return False
+
+    cdef int forget(self) except -1:
+        with cython.critical_section(self):
+            self.flights.clear()
+            self.readers.clear()
+        return 0
+
 
 cdef Waits waits = Waits()
+
+
+cdef int note_reader(object crew) except -1:
+    """This thread has waited for workers of the crew for a while: see Cache. None: it does not any more."""
+    cdef object thread = PyThread_get_thread_ident()
+    with cython.critical_section(waits):
+        if crew is None:
+            waits.readers.pop(thread, None)
+        else:
+            waits.readers[thread] = crew
+    return 0
 
 
 cdef Py_ssize_t measured(object item_size, object value) except -1:
@@ -3072,7 +3256,7 @@ cdef Py_ssize_t measured(object item_size, object value) except -1:
     bytes = as_index(item_size(value))
     if bytes < 0:
         raise ValueError(f"sizeof must return 0 or more, got {bytes}")
-    return min(bytes, PY_SSIZE_T_MAX // 4)
+    return min(bytes, MOST_BYTES)
 
 
 cdef class Store:
@@ -3117,14 +3301,13 @@ cdef class Store:
         return self.limit == 0 or 0 <= self.max_bytes < bytes
 
     @cython.final
-    cdef Flight board(self, object key, Flight mine, bint alone):
-        """The flight of another thread to wait for, or of this one; else `mine`, in any case if it is to go alone."""
+    cdef Flight board(self, object key, Flight mine, Flight instead_of):
+        """The flight to wait for; or `mine`, where there is none but perhaps the one whose place it is to take."""
         cdef Flight flight
-        if self.forks != forks:
-            self.forget_flights()
+        self.look_for_fork()
         with cython.critical_section(self):
             flight = self.flights.get(key)
-            if flight is None or alone:
+            if flight is None or flight is instead_of:
                 flight = mine
                 if not self.assigned or key not in self.assigned:
                     self.flights[key] = mine
@@ -3136,8 +3319,7 @@ cdef class Store:
     cdef list board_all(self, list keys, Flight mine):
         """Those of the keys that have no flight yet: they have this one now."""
         cdef list boarded = []
-        if self.forks != forks:
-            self.forget_flights()
+        self.look_for_fork()
         with cython.critical_section(self):
             for key in keys:
                 if key not in self.flights and key not in self.assigned:
@@ -3164,9 +3346,12 @@ cdef class Store:
         return 0
 
     @cython.final
-    cdef int forget_flights(self) except -1:
-        with cython.critical_section(self):
-            self.flights, self.assigned, self.forks = {}, {}, forks
+    cdef inline int look_for_fork(self) except -1:
+        """Forget what the parent was computing and assigning, once and before anything is added to it."""
+        if self.forks != forks:
+            with cython.critical_section(self):
+                if self.forks != forks:
+                    self.flights, self.assigned, self.forks = {}, {}, forks
         return 0
 
     @cython.final
@@ -3285,6 +3470,7 @@ cdef class RecentStore(Store):
 
     cdef int begin_assignment(self, object key) except -1:
         cdef list _dead = []  # see put
+        self.look_for_fork()
         with cython.critical_section(self):
             self.cancel(key)
             self.forget(key, _dead)
@@ -3315,7 +3501,8 @@ cdef class MappingStore(Store):
     """A mapping of the user's, used by one thread at a time: few of them are made for more.
 
     Beyond a limit, what the mapping held already and nobody used goes first, then what was used longest ago. What it
-    held counts for the bytes from its first use on: to measure all of it would be to read all of it.
+    held counts for the bytes from its first use on: to measure all of it would be to read all of it. What it lists but
+    does not drop stays, and takes up room.
 
     Threads: the lock guards everything but the flights. Who holds it never waits for a flight, whose owner may want
     it; it is reentrant, for a mapping that reads the cache.
@@ -3324,6 +3511,7 @@ cdef class MappingStore(Store):
     cdef object item_size  # a function of a value; None where there is no max_bytes
     cdef object used  # key -> bytes, the one used last at the end; empty where nothing is bounded
     cdef list unused  # keys that the mapping held already, the next to go at the end
+    cdef Py_ssize_t undropped  # how many such keys were left when all of them had been dropped
     cdef bint bounded
     cdef bint has_defaults  # it answers to keys that it does not hold, as a Counter does
     cdef object lock
@@ -3451,7 +3639,8 @@ cdef class MappingStore(Store):
 
     cdef bint drop_oldest(self) except -1:
         """False if there is nothing to drop."""
-        if 0 <= self.limit < len(self.mapping) and len(self.mapping) > len(self.used):
+        cdef Py_ssize_t n = len(self.mapping)
+        if 0 <= self.limit < n and n - len(self.used) > self.undropped:
             if not self.unused:
                 self.unused = [key for key in self.mapping if key not in self.used]
                 self.unused.reverse()
@@ -3459,7 +3648,10 @@ cdef class MappingStore(Store):
                 key = self.unused.pop()
                 if key not in self.used:
                     self.delete(key)
-                    return True
+                    break
+            if not self.unused:  # to list them again would find the same
+                self.undropped = len(self.mapping) - len(self.used)
+            return True
         for key in self.used:
             self.delete(key)
             self.forget(key)
@@ -3471,9 +3663,13 @@ cdef class MappingStore(Store):
             del self.mapping[key]  # pop would read the value
         except KeyError:
             pass
+        except Exception as error:
+            error.add_note(f"while the cache drops {key}")
+            raise
         return 0
 
     cdef int begin_assignment(self, object key) except -1:
+        self.look_for_fork()
         with cython.critical_section(self):
             self.cancel(key)
         try:
@@ -3495,8 +3691,11 @@ cdef class MappingStore(Store):
         try:
             self.used.clear()
             self.unused.clear()
-            self.bytes = self.hits = self.misses = 0
+            self.bytes = self.hits = self.misses = self.undropped = 0
             self.mapping.clear()
+            if len(self.mapping):  # MutableMapping's own clear stops at a key that cannot be read
+                for key in list(self.mapping):
+                    self.delete(key)
         finally:
             self.release(lock)
         return 0
@@ -3516,9 +3715,14 @@ cdef class Cache(Derived):
     One thread computes a key while the others that want it wait; other keys go on. Who waits must not be waited for by
     the thread that computes. So a thread computes itself
     - where that thread waits for one of its own computations, of this cache or another, directly or not: see Waits;
-    - where it holds the lock of a mapping;
-    - after some time, where it is a worker of a prefetch whose reader that thread may be. Among the workers of one
-      prefetch nobody reads it, and all wait.
+    - where it holds the lock of a mapping or of a uniter;
+    - after some time, where it is a worker of a prefetch and that thread is found to wait, directly or not, for
+      workers of that prefetch, as its reader. Which of them it needs is not known, so this is cautious. Other threads
+      need not look: a reader waits for workers only, so in a ring that goes by one, some worker behind it waits for a
+      computation, and does look;
+    - after some time, where that thread was given up by its prefetch, for an item that took too long.
+    Then its computation takes the place of the one that it cannot wait for, whose value is not kept: who comes later
+    waits for this one. If another has been first to do so, it waits for that.
 
     Threads: what changes is in the store, and nothing is held while an item is computed.
     """
@@ -3527,7 +3731,7 @@ cdef class Cache(Derived):
 
     def __init__(self, source, cache_size, cache, max_bytes, item_size):
         cdef Py_ssize_t limit = -1 if cache_size is None else min(cache_size, PY_SSIZE_T_MAX)
-        cdef Py_ssize_t most = -1 if max_bytes is None else min(max_bytes, PY_SSIZE_T_MAX)
+        cdef Py_ssize_t most = -1 if max_bytes is None else min(max_bytes, MOST_BYTES)
         self.cache_size, self.cache, self.max_bytes, self.item_size = cache_size, cache, max_bytes, item_size
         if cache is None:
             self.store = RecentStore(limit, most)
@@ -3549,7 +3753,11 @@ cdef class Cache(Derived):
 
     def cache_clear(self):
         """Forget all items, and the counts. What is being computed meanwhile is not kept."""
-        self.store.clear()
+        try:
+            self.store.clear()
+        except Exception as error:  # which is a mapping's, and no item's
+            error.add_note(f"while {self.label()} made at {self.site} is cleared")
+            raise
 
     cdef object lookup(self, Py_ssize_t i):
         """The value if it is kept, or MISSING. A mapping of the user's may fail."""
@@ -3573,10 +3781,9 @@ cdef class Cache(Derived):
     cdef object miss(self, Py_ssize_t i, Cursor cursor):
         """Compute the item, or wait for the thread that does; the waiters of one that fails compute all at once."""
         cdef object key = i
-        cdef Flight flight, mine = Flight()
-        cdef bint alone = False
+        cdef Flight flight = None, mine = Flight()
         while True:
-            flight = self.store.board(key, mine, alone)
+            flight = self.store.board(key, mine, flight)
             if flight is mine:
                 return self.compute(i, key, cursor, mine)
             if flight.owner == mine.owner:
@@ -3588,7 +3795,8 @@ cdef class Cache(Derived):
                 if value is not MISSING:
                     lzs_take(&self.store.hits)
                     return value
-            alone = True
+                self.store.board(key, mine, None)  # where another waiter was first, it goes without
+                return self.compute(i, key, cursor, mine)
 
     cdef object compute(self, Py_ssize_t i, object key, Cursor cursor, Flight mine):
         try:
@@ -3615,7 +3823,16 @@ cdef class Cache(Derived):
         return value
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """What is missing is fetched in one read, but for what other threads are computing."""
+        return self.together(indices, n, None)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return self.together(indices, n, {})
+
+    cdef list together(self, const Py_ssize_t *indices, Py_ssize_t n, dict failed):
+        """What is missing is fetched in one read, but for what other threads are computing.
+
+        What fails goes to `failed`, as Raised, if that is given.
+        """
         cdef Py_ssize_t k
         cdef dict found = {}
         cdef list missing
@@ -3629,18 +3846,25 @@ cdef class Cache(Derived):
             mine.values = {}
             missing = self.store.board_all(missing, mine)
             if missing:
-                self.compute_together(missing, mine)
+                self.compute_together(missing, mine, failed)
                 found.update(mine.values)
+                found.update(failed or {})
         values = [None] * n
         for k in range(n):
             value = found[indices[k]]
             if value is MISSING:
-                value = found[indices[k]] = self.item(indices[k])
+                try:
+                    value = self.item(indices[k])
+                except Exception as error:
+                    if failed is None:
+                        raise
+                    value = Raised(error)
+                found[indices[k]] = value
             values[k] = value
         return values
 
-    cdef int compute_together(self, list keys, Flight mine) except -1:
-        """Have the values of all keys in the flight, or none that was not kept already."""
+    cdef int compute_together(self, list keys, Flight mine, dict failed) except -1:
+        """Have the values of all keys in the flight; without `failed`, or none that was not kept already."""
         cdef Py_ssize_t k, n
         cdef Py_ssize_t[::1] wanted
         cdef list values, missing = []
@@ -3656,10 +3880,16 @@ cdef class Cache(Derived):
             if n:
                 wanted = numpy.fromiter(missing, numpy.intp, n)
                 lzs_add(&self.store.misses, n)
-                values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
+                if failed is None:
+                    values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
+                else:
+                    values = tried(self, &wanted[0], self.source, &wanted[0], n)
                 for k in range(n):
-                    self.keep(wanted[k], missing[k], values[k], mine)
-                    found[missing[k]] = values[k]
+                    if type(values[k]) is Raised:
+                        failed[missing[k]] = values[k]
+                    else:
+                        self.keep(wanted[k], missing[k], values[k], mine)
+                        found[missing[k]] = values[k]
         finally:
             mine.values.update(found)
             self.store.land(None, keys, mine)
@@ -3668,7 +3898,10 @@ cdef class Cache(Derived):
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         """Forget what was computed from the old value, and write to the source; see Store."""
         cdef object key = i
-        self.store.begin_assignment(key)
+        try:
+            self.store.begin_assignment(key)
+        except BaseException as error:
+            raise function_error(self, i, error)
         try:
             return store(self.source, i, value)
         finally:
@@ -3681,7 +3914,8 @@ cdef class Cache(Derived):
         return CacheIterator(self, start)
 
     def __reduce__(self):
-        return Cache, (self.source, self.cache_size, self.cache, self.max_bytes, self.item_size), self.site
+        cache = {} if type(self.cache) is dict else self.cache  # others say themselves what they take along
+        return Cache, (self.source, self.cache_size, cache, self.max_bytes, self.item_size), self.site
 
 
 @cython.final
@@ -3710,12 +3944,38 @@ cdef class CacheIterator(CursorIterator):
 # ---- Guard ----------------------------------------------------------------------------------------------------------
 
 
-cdef object without_frames(object error):
-    """A copy of the error for the record: the traceback would keep alive whatever the functions held that failed."""
+cdef object recorded(object error, int levels=4):
+    """A copy of the error, made as the builtin type is that it extends: its own __init__ may want other arguments.
+
+    The traceback would keep alive whatever the functions held that failed, and arguments and attributes may hold what
+    they failed over: the document, the bytes. So the copy has of these what is small.
+    """
+    cdef object builtin, copy
     try:
-        return copied(error)
+        builtin = max([kind for kind in type(error).__mro__ if kind.__module__ == "builtins"], key=basic_size)
+        _, arguments, *state = builtin.__reduce__(error)
+        arguments = [small(each, levels) for each in arguments]
+        copy = builtin.__new__(type(error), *arguments)
+        builtin.__init__(copy, *arguments)
+        for name, value in (state[0] or {}).items() if state else ():
+            setattr(copy, name, small(value, levels))
+        return copy
     except Exception:  # whatever a user's exception does when copied
         return RuntimeError(text_of(error))
+
+
+cdef object small(object value, int levels):
+    """The value, or what is left of it where it is large or nested deeply."""
+    if isinstance(value, str) or isinstance(value, bytes):
+        return value[:MOST_HELD]
+    if value is None or isinstance(value, type) or isinstance(value, Number) or isinstance(value, os.PathLike):
+        return value
+    if levels > 0:
+        if isinstance(value, BaseException):
+            return recorded(value, levels - 1)
+        if type(value) is tuple or type(value) is list:
+            return type(value)([small(each, levels - 1) for each in value[:MOST_SHOWN]])
+    return short_repr(value)
 
 
 cdef str text_of(object error):
@@ -3779,17 +4039,36 @@ cdef class Guard(Derived):
         return 0
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """Together, and if that fails each by itself, since it does not tell which of them could be had."""
+        """Together, which for an item that fails is the first try."""
         cdef Py_ssize_t k
         cdef list found
         try:
-            found = pull_many(self, indices, self.source, indices, n)
-        except BaseException as error:
+            found = tried(self, indices, self.source, indices, n)
+        except BaseException as error:  # an interruption: guarded against, perhaps
             if self.cause_of(error) is None:
                 raise
             return [self.item(indices[k]) for k in range(n)]
+        return self.rescued(found, indices, n, True)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return self.rescued(tried(self, indices, self.source, indices, n), indices, n, False)
+
+    cdef list rescued(self, list found, const Py_ssize_t *indices, Py_ssize_t n, bint raises):
+        """What to give for the items, in their order: reads behind one that raises do not count."""
+        cdef Py_ssize_t k, counted = 0
+        for k in range(n):
+            if type(found[k]) is Raised:
+                if self.budget is not None:
+                    self.count_reads(k + 1 - counted)
+                    counted = k + 1
+                try:
+                    found[k] = self.rescue(indices[k], (<Raised>found[k]).error)
+                except Exception as error:
+                    if raises:
+                        raise
+                    found[k] = Raised(error)
         if self.budget is not None:
-            self.count_reads(n)
+            self.count_reads(n - counted)
         return found
 
     cdef object cause_of(self, object error):
@@ -3848,7 +4127,7 @@ cdef class Guard(Derived):
         cdef Py_ssize_t failed, reads
         cdef object _before
         cdef bint counts_reads = type(self.budget) is float, decides
-        noted = without_frames(cause)
+        noted = recorded(cause)
         with cython.critical_section(self):
             self.given_up += 1
             reads = self.reads

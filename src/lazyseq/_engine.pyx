@@ -18,7 +18,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from ._core cimport (
-    UNKNOWN, Derived, Guard, View, gathered, grain_of, pull, read, rebased, size_of, source_error, stage_error
+    UNKNOWN, Derived, Guard, View, gathered, grain_of, note_reader, pull, read, rebased, size_of, source_error,
+    stage_error
 )
 from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks
@@ -114,6 +115,7 @@ cdef enum:
     DEATH_CHECK_MS = 5  # how long a reader waits before it looks whether its worker processes live
     SIGNAL_CHECK_MS = 100  # how long a reader waits before it looks for a Ctrl-C
     STALEMATE_MS = 20  # how long a worker of one prefetch waits for those of another to begin
+    NOTICE_MS = 10  # how long a reader waits before it says so to its workers, who may be waiting for it
     PATIENCE_MS = 1  # how long a reader waits for more items than it needs
     IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
@@ -603,6 +605,7 @@ cdef class ThreadEngine(Engine):
         for shift in self.shifts:
             if shift is not None and (shift.vacant or shift.is_overdue(self.timeout_ns)):
                 with self.lock:
+                    self.workers[shift.worker].abandoned = True
                     self.shifts[shift.worker] = substitute = Shift(shift.worker)
                     substitute.vacant = True
                     self.start(shift.worker)  # which may fail, and is tried again then
@@ -983,6 +986,7 @@ cdef class Window:
     cdef object __weakref__
     cdef PyThread_type_lock lock
     cdef long long reader  # the thread that holds the lock, 0: none
+    cdef bint noted  # it has said that it waits for the workers
     cdef Py_ssize_t most  # how far the window may reach
     cdef Py_ssize_t allowed  # how far now: all, but little after a read elsewhere
     cdef Py_ssize_t grain  # the source's
@@ -1004,24 +1008,33 @@ cdef class Window:
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
-    cdef int acquire(self) except -1:
+    cdef int acquire(self, Engine engine) except -1:
         """Take the lock for a read."""
-        cdef int status
+        cdef int status, ms = NOTICE_MS
         cdef long long me = <long long>PyThread_get_thread_ident()
         if lzs_load(&self.reader) == me:
             raise RuntimeError("prefetch: an item is read, by a destructor or a signal handler, while the same thread "
                                "is reading another")
         if not PyThread_acquire_lock(self.lock, 0):
             status = not PY_LOCK_ACQUIRED
-            while status != PY_LOCK_ACQUIRED:
-                with nogil:
-                    status = PyThread_acquire_lock_timed(self.lock, 1000 * SIGNAL_CHECK_MS, 0)
-                if status != PY_LOCK_ACQUIRED:
-                    PyErr_CheckSignals()
+            try:
+                while status != PY_LOCK_ACQUIRED:
+                    with nogil:
+                        status = PyThread_acquire_lock_timed(self.lock, 1000 * ms, 0)
+                    if status != PY_LOCK_ACQUIRED:
+                        ms = SIGNAL_CHECK_MS
+                        note_reader(id(engine))  # as the one who holds the lock: both wait for the same workers
+                        PyErr_CheckSignals()
+            finally:
+                if ms != NOTICE_MS:
+                    note_reader(None)
         lzs_store(&self.reader, me)
         return 0
 
     cdef void give_back(self) noexcept:
+        if self.noted:
+            self.noted = False
+            note_reader(None)
         lzs_store(&self.reader, 0)
         PyThread_release_lock(self.lock)
 
@@ -1206,6 +1219,10 @@ cdef class Window:
             run_at(processes_of(engine), result).give_up(dropped)
         return True
 
+    cdef int wait_ms(self, Engine engine) noexcept nogil:
+        """How long to sleep before a look around: at first only until it is time to say so."""
+        return engine.wait_ms() if self.noted else min(NOTICE_MS, engine.wait_ms())
+
     cdef bint take_run(self, Prefetch view, Engine engine) except -1:
         """Hold the run at the head of the ring, as soon as a worker has claimed it.
 
@@ -1215,7 +1232,7 @@ cdef class Window:
         cdef lzs_status status
         cdef void *taken = NULL
         cdef bint may_help = view.crew.helps and working_for != NULL
-        cdef int ms = STALEMATE_MS if may_help else engine.wait_ms()
+        cdef int ms
         cdef int64_t enough
         cdef long long since
         if lzs_ring_take(self.ring, &taken) != LZS_OK:
@@ -1223,13 +1240,14 @@ cdef class Window:
             lzs_ring_head(self.ring, &run)
             enough = self.enough(engine, max(self.position, run.index), run.index, run.count)
             while taken == NULL:
+                ms = STALEMATE_MS if may_help else self.wait_ms(engine)
                 with nogil:
                     status = lzs_ring_wait(self.ring, ms)
                     # Its worker has the GIL: who asked for it now would be put to sleep.
                     if status == LZS_OK and lzs_ring_take(self.ring, &taken) == LZS_OK:
                         lzs_progress_wait(engine.progress_at(taken), self.ring, enough, PATIENCE_MS)
                 if taken == NULL:
-                    view.look_up(engine, status, since)
+                    view.look_up(engine, self, status, since)
                     if may_help and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
         self.held = run_at(processes_of(engine), taken)
@@ -1245,7 +1263,7 @@ cdef class Window:
         cdef lzs_status status
         cdef Run run = self.held
         cdef int64_t enough = self.enough(engine, i, run.start, run.stop - run.start)
-        cdef int ms = PATIENCE_MS if enough > i + 1 - run.start else engine.wait_ms()
+        cdef int ms = PATIENCE_MS if enough > i + 1 - run.start else self.wait_ms(engine)
         while not run.has(i):
             if lzs_load(&run.state.overdue):
                 return self.give_up_on(view, engine, i, dropped)
@@ -1254,8 +1272,8 @@ cdef class Window:
                 return self.deliver(view, engine, i, dropped)
             with nogil:
                 status = lzs_progress_wait(&run.state.progress, self.ring, enough, ms)
-            view.look_up(engine, status)
-            enough, ms = i + 1 - run.start, engine.wait_ms()
+            view.look_up(engine, self, status)
+            enough, ms = i + 1 - run.start, self.wait_ms(engine)
             if self.tail == run.stop and i - i % self.grain + self.grain < run.stop:
                 # What seemed cheap is not: one worker should not be left alone with all of it.
                 if not lzs_load(&run.state.slow):
@@ -1616,7 +1634,7 @@ cdef class Prefetch(Derived):
         """
         cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
-        window.acquire()
+        window.acquire(engine)
         try:
             if iterator is not None:
                 i = j = iterator.advance()
@@ -1653,8 +1671,11 @@ cdef class Prefetch(Derived):
             if mode is not self.crew.evaluation:
                 seterr(mode)
 
-    cdef int look_up(self, Engine engine, lzs_status status, long long since=0) except -1:
+    cdef int look_up(self, Engine engine, Window window, lzs_status status, long long since=0) except -1:
         """After a wait: whether it makes sense to go on waiting."""
+        if status == LZS_TIMEOUT:
+            window.noted = True
+            note_reader(id(engine))
         if lzs_load(&self.crew.closed):
             self.crew.refuse()
         if status == LZS_CLOSED:
@@ -1839,7 +1860,7 @@ cdef class CompletedIterator:
         window = self.current_window()
         if window is None:
             return self.next_in_order()
-        window.acquire()
+        window.acquire(self.engine)
         try:
             found = self.next_completed(dropped)
         except WorkerDiedError:  # of no item: nobody evaluates the rest
@@ -1991,7 +2012,7 @@ cdef class CompletedIterator:
         cdef lzs_status status = LZS_OK
         cdef bint ready = False
         cdef int64_t enough
-        cdef int ms = self.engine.wait_ms()
+        cdef int ms = self.window.wait_ms(self.engine)
         for run in self.running:
             lzs_progress_want(&run.state.progress, run.next + 1 - run.start)
             ready = ready or run.has(run.next) or lzs_load(&run.state.overdue) != 0
@@ -2007,7 +2028,7 @@ cdef class CompletedIterator:
                     status = lzs_progress_wait(progress, ring, enough, ms)
         for run in self.running:
             lzs_progress_want(&run.state.progress, 0)
-        self.view.look_up(self.engine, status, self.since if self.unclaimed else 0)
+        self.view.look_up(self.engine, self.window, status, self.since if self.unclaimed else 0)
         return 0
 
     def __del__(self):

@@ -41,8 +41,11 @@ def usable_cores() -> int:
 class Worker(threading.Thread):
     """A thread that evaluates items: a daemon, since an item may never end.
 
-    `crew` tells workers of one prefetch from those of others, to a cache whose readers they are.
+    `crew` tells workers of one prefetch from those of others, and `abandoned` that another works in this one's place:
+    to a cache, whose readers they are.
     """
+
+    abandoned = False
 
     def __init__(self, work: Callable[[int], object], k: int) -> None:
         super().__init__(target=work, args=(k,), name=f"lazyseq-worker-{k}", daemon=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import re
 import shelve
 import sys
 from collections.abc import MutableMapping
@@ -85,6 +86,9 @@ def add_cache(
     return _core.Cache(arr, cache_size, cache, max_bytes, default_sizeof if sizeof is None else sizeof)
 
 
+_INDEX = re.compile("0|[1-9][0-9]{0,18}")  # as str writes it: what else is a number, "007", is somebody else's key
+
+
 class _Shelved(MutableMapping[int, Any]):
     """A shelf, whose keys are text, by index; what else it holds is left alone."""
 
@@ -109,7 +113,7 @@ class _Shelved(MutableMapping[int, Any]):
         return str(i) in self.shelf
 
     def __iter__(self) -> Iterator[int]:
-        return (int(key) for key in self.shelf if key.isdecimal())
+        return (int(key) for key in self.shelf if _INDEX.fullmatch(key))
 
     def __len__(self) -> int:
         if self.count is None:

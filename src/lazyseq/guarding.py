@@ -6,6 +6,7 @@ import numbers
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from . import _checks, _core
+from .errors import EvaluationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ def guard(
 
     ``guard(xs)[i]`` is ``xs[i]``. Where that raises, it is tried again, and if it keeps failing, the error is raised or
     something else takes the item's place: the length and the indices stay as they are. ``failures`` lists the pairs
-    (index, error) of the items that could not be had.
+    (index, error) of the items that could not be had, with the beginning of what is large in the error.
 
     What counts is the error that your function raised, not the EvaluationError around it. What is no failure of an
     item, as the end of a sequence without a length or a prefetch that is closed, is let through.
@@ -48,15 +49,16 @@ def guard(
             called is called.
         errors (type or tuple of types): which exceptions to guard against; others are let through.
         budget (int, float or None): how much may fail for good: an int is a number of items, each counted once
-            however often it is read; a float from 0 to 1 is the fraction of all reads so far, and one more. Beyond
-            it, a TooManyFailures is raised whatever on_error is.
+            however often it is read; a float above 0 and up to 1 is the fraction of all reads so far, and one more, or
+            the first that fails would be too much. Beyond it, a TooManyFailures is raised whatever on_error is.
 
     Returns:
         View: as long as seq, with ``failures``.
 
     Raises:
         TypeError: if seq cannot be indexed, an argument is of the wrong type, or default is a class.
-        ValueError: if an argument is out of range, errors is empty, or a default is given that nothing uses.
+        ValueError: if an argument is out of range, errors is empty or has EvaluationError, or a default is given that
+            nothing uses.
         TooManyFailures: on reading, beyond the budget; its ``failures`` list them.
 
     >>> from lazyseq import smap
@@ -74,7 +76,7 @@ def guard(
         raise _checks.wrong(TypeError, "guard", "backoff", "a number", backoff)
     if not 0 <= backoff <= MOST_SECONDS:
         raise _checks.wrong(ValueError, "guard", "backoff", f"from 0 to {MOST_SECONDS} (seconds)", backoff)
-    if on_error not in ("raise", "default", "neighbour"):
+    if not isinstance(on_error, str) or on_error not in ("raise", "default", "neighbour"):
         raise _checks.wrong(ValueError, "guard", "on_error", "'raise', 'default' or 'neighbour'", on_error)
     if default is not None and on_error == "neighbour":
         raise _checks.wrong(ValueError, "guard", "default", "left out where on_error is 'neighbour'", default)
@@ -88,6 +90,9 @@ def guard(
     for each in errors if isinstance(errors, tuple) else (errors,):
         if not (isinstance(each, type) and issubclass(each, BaseException)):
             raise _checks.wrong(TypeError, "guard", "errors", "an exception type, or a tuple of them", errors)
+        if each is EvaluationError:
+            expected = "what your functions raise, and not the EvaluationError around it"
+            raise _checks.wrong(ValueError, "guard", "errors", expected, errors)
     if budget is not None:
         if not isinstance(budget, numbers.Real) or isinstance(budget, bool):
             raise _checks.wrong(TypeError, "guard", "budget", "an int, a float or None", budget)
@@ -96,5 +101,5 @@ def guard(
         elif not 0 <= budget <= 1:
             raise _checks.wrong(ValueError, "guard", "budget", "a fraction from 0 to 1, or an int", budget)
         else:
-            budget = float(budget)
+            budget = float(budget) or 0  # none of any number of reads, and not one more
     return _core.Guard(seq, retries, float(backoff), on_error, default, errors, budget)

@@ -137,7 +137,10 @@ _BULK: dict[str | None, str] = {"block": ", read as blocks", "items": ", read to
 def _state(view: View[object]) -> str:
     """What has happened to a view so far."""
     if isinstance(view, _core.Cache):
-        info = view.cache_info()
+        try:
+            info = view.cache_info()
+        except Exception as error:  # a mapping's: that its shelf is closed
+            return f", a cache that raises {type(error).__name__}"
         if not (info.hits or info.misses or info.currsize):
             return ""
         size = "" if info.currbytes is None else f" of {info.currbytes} bytes"
