@@ -303,6 +303,7 @@ def same(found, expected):
     assert type(found) is type(expected)
     assert found.shape == expected.shape and found.dtype == expected.dtype
     assert found.flags.writeable == expected.flags.writeable
+    assert found.flags.c_contiguous  # also where NumPy would keep another order of the items
     np.testing.assert_array_equal(found, expected)
 
 
@@ -329,6 +330,29 @@ def test_a_block_is_what_the_function_makes_of_the_items(kind, name, stack):
     if view is not source:
         same(np.asarray(view), np.array(items))
         assert np.asarray(view, dtype="c16").dtype == np.complex128 if "dates" not in kind else True
+
+
+@pytest.mark.parametrize("rows", [range(4, 9), [7, 3, 3, 0, 9]])
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.zeros((200_000, 8))[::2],
+        np.zeros((100_000, 8), order="F"),
+        np.zeros(100_001 * 8 + 1, np.uint8)[1:-8].view(float).reshape(-1, 8),  # not aligned
+        np.lib.stride_tricks.sliding_window_view(np.zeros(10**6), 10**5),
+        np.broadcast_to(np.zeros(8), (10**12, 8)),
+    ],
+    ids=["strided", "columns first", "not aligned", "windows", "broadcast"],
+)
+def test_a_block_takes_the_memory_of_its_rows(source, rows):
+    view = batch(gather(source, rows), 5, collate_fn=np.stack)
+    view[0]
+    tracemalloc.start()
+    found = view[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (5, *source.shape[1:]) and found.flags.c_contiguous
+    assert peak < 3 * found.nbytes + 10_000
 
 
 @pytest.mark.parametrize("name", INDEX_ONLY)

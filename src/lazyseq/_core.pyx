@@ -518,19 +518,21 @@ cdef object block_of(object source, object rows):
             return None
         if type(found) is not numpy.ndarray or not stackable(found.dtype):
             return None
-        return found.copy()  # it may be a part that the source keeps
+        return numpy.array(found, order="C")  # a copy: it may be a part that the source keeps
     found = array_over(source)
     if found is None:
         return None
     try:
         if type(rows) is slice:
-            found = numpy.array(found[rows]) if rows.stop <= len(found) else None
+            found = numpy.array(found[rows], order="C") if rows.stop <= len(found) else None
+        elif found.flags.c_contiguous and found.flags.aligned:
+            found = found.take(rows, 0)  # which would copy all of another array first
         else:
-            found = found.take(rows, 0)
-    except IndexError:
+            found = numpy.ascontiguousarray(found[rows])
+    except (IndexError, MemoryError):
         return None
-    if found is not None and type(source) in NUMBERS:
-        return found if found.dtype.kind == "b" else found.astype("f8" if found.dtype.kind == "f" else "i8")
+    if found is not None and type(source) in NUMBERS and found.dtype.kind != "b":
+        return found.astype("f8" if found.dtype.kind == "f" else "i8", copy=False)
     return found
 
 
