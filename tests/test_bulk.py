@@ -1,6 +1,7 @@
 """Reads of many items at once: the same items, by fewer and larger reads of the sources."""
 
 import array
+import os
 import threading
 import tracemalloc
 
@@ -18,6 +19,7 @@ from lazyseq import (
     concatenate,
     cycle,
     gather,
+    guard,
     interleave,
     prefetch,
     seterr,
@@ -189,6 +191,61 @@ def test_a_bulk_read_of_a_prefetch_is_evaluated_by_its_workers_side_by_side(read
         assert read(p, wanted) == wanted
 
 
+DEEP = {
+    "smap": lambda xs: smap(abs, xs),
+    "smap of two": lambda xs: smap(max, xs, range(10)),
+    "starmap": lambda xs: starmap(abs, collate([xs])),
+    "debug": lambda xs: debug(xs, lambda i, x: None),
+    "collate": lambda xs: smap(sum, collate([xs])),
+    "gather": lambda xs: monitor_throughput(gather(xs, [*range(10)])),  # a gather of a gather is one
+    "lazy gather": lambda xs: gather(xs, LAZY),
+    "gather by it": lambda xs: gather(range(10), xs),
+    "slice": lambda xs: cycle(xs)[:10],
+    "cycle": lambda xs: cycle(xs, 10),
+    "concatenate": lambda xs: monitor_throughput(concatenate([xs, xs])[:10]),
+    "interleave": lambda xs: interleave(xs),
+    "switch": lambda xs: switch([1] * 10, xs, range(10)),
+    "condition": lambda xs: switch(xs, range(10), range(10)),
+    "case": lambda xs: case([0] * 10, xs),
+    "selector": lambda xs: gather(range(10), case(gather([0], cycle([0], 10)), xs)),
+    "batch": lambda xs: unbatch(batch(xs, 5, collate_fn=tuple), 5),
+    "unbatch of plain": lambda xs: unbatch(batch(xs, 5), 5),
+    "monitor": lambda xs: monitor_throughput(xs),
+    "guard": lambda xs: guard(xs),
+}
+LAZY = smap(int, range(10))
+STACK = 512 * 1024 if "asan" not in os.environ.get("LD_PRELOAD", "") else 64 * 1024**2  # frames are larger there
+
+
+def deep(make, view):
+    while True:
+        try:
+            view = make(view)
+        except RecursionError:  # more than 1000
+            return view
+
+
+def in_small_thread(function):
+    found = []
+    before = threading.stack_size(STACK)
+    try:
+        thread = threading.Thread(target=lambda: found.append(function()))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_bulk_reads_go_as_deep_as_views_do(name):
+    source = Many(range(10))
+    view = deep(DEEP[name], source)
+    assert view.bulk == "items"
+    assert in_small_thread(lambda: view.__getitems__([1, 0, 3])) == [1, 0, 3]
+    assert source.asked and all(isinstance(indices, list) for indices in source.asked)
+
+
 # ---- Errors
 
 
@@ -271,6 +328,22 @@ ARRAYS = {
     "in a file": InFile(ROWS),
     "numbers in a file": InFile(np.arange(20)),
 }
+
+def h5py_dataset(data):
+    file = pytest.importorskip("h5py").File(f"{id(data)}", "w", driver="core", backing_store=False)
+    return file.create_dataset("data", data=data)
+
+
+def tensor(data):
+    return pytest.importorskip("torch").from_numpy(data)
+
+
+OF_LIBRARIES = {  # of the extra `interop`
+    "h5py": lambda: h5py_dataset(ROWS),
+    "numbers of h5py": lambda: h5py_dataset(np.arange(20)),
+    "torch": lambda: tensor(ROWS.copy()),
+    "numbers of torch": lambda: tensor(np.arange(20)),
+}
 NO_BLOCKS = {  # what numpy.stack makes of their items depends on the values, or is of another type
     "other byte order": ROWS.astype(">f4"),
     "texts": np.array([str(i) for i in range(20)]),
@@ -309,9 +382,9 @@ def same(found, expected):
 
 @pytest.mark.parametrize("stack", [np.stack, np.array, np.asarray])
 @pytest.mark.parametrize("name", INDEX_ONLY)
-@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("kind", [*ARRAYS, *OF_LIBRARIES])
 def test_a_block_is_what_the_function_makes_of_the_items(kind, name, stack):
-    source = ARRAYS[kind]
+    source = ARRAYS[kind] if kind in ARRAYS else OF_LIBRARIES[kind]()
     view = INDEX_ONLY[name](source)
     batches = batch(view, 4, collate_fn=stack)
     assert batches.bulk == "block" and (view is source or view.bulk == "block")
@@ -377,6 +450,24 @@ def test_neighbours_in_a_file_are_one_slice_and_others_are_asked_for_in_order():
     source.asked.clear()
     assert [row.tolist() for row in smap(abs, source).__getitems__([3, 2, 2])] == ROWS[[3, 2, 2]].tolist()
     assert source.asked == [(2, 4)]
+
+
+def test_evenly_spaced_rows_of_a_file_are_one_slice():
+    class Spaced(InFile):
+        def __getitem__(self, key):
+            self.keys.append(key)
+            return super().__getitem__(key)
+
+    source = Spaced(ROWS)
+    source.keys = []
+    for indices in (range(3, 18, 5), range(18, 2, -5), [13, 3, 8, 3]):
+        same(batch(gather(source, indices), 4, collate_fn=np.stack)[0], ROWS[list(indices)])
+    assert source.keys == [slice(3, 14, 5), slice(3, 19, 5), slice(3, 14, 5)]
+
+
+def test_rows_of_a_file_keep_no_others_alive():
+    rows = smap(lambda row: row, InFile(ROWS)).__getitems__([3, 4, 9])
+    assert all(row.base is None and row.flags.writeable for row in rows)
 
 
 def test_a_view_with_a_function_has_no_blocks():

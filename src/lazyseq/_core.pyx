@@ -174,6 +174,7 @@ cdef object MISSING = object()
 cdef enum:
     MAX_DEPTH = 1000
     MAX_NESTING = 5000
+    VIEWS_OF_BULK = 4  # whose C stack each level of a read of many items takes; MAX_DEPTH levels are to fit
     MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
     MOST_SHOWN = 10  # failures that an error tells
     MOST_TEXT = 200  # characters of each
@@ -352,29 +353,53 @@ cdef bint shares_of(object source):
 
 cdef list pull_many(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
     """[source[j] for j in indices], which the stage needs for its items `wanted`; together if that is worth it."""
+    cdef PyObject *found
+    if n == 0 or not shares_of(source):
+        return pull_each(stage, wanted, source, indices, n)
+    if not is_a(source, View):
+        return pull_foreign(stage, wanted, source, indices, n)
+    enter(stage, VIEWS_OF_BULK)
+    found = (<items_function>(<View>source).items)(<PyObject *>source, indices, n)
+    leave(VIEWS_OF_BULK)
+    return <list>owned(found) if found != NULL else pull_many_failed(stage, wanted, source, indices, n)
+
+
+cdef list pull_each(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """The same, one after the other."""
     cdef Py_ssize_t k
-    if n == 0:
-        return []
-    if not shares_of(source):
-        return [pull(stage, wanted[k], source, indices[k]) for k in range(n)]
-    enter(stage)
+    return [pull(stage, wanted[k], source, indices[k]) for k in range(n)]
+
+
+cdef list pull_many_failed(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices,
+                           Py_ssize_t n):
+    """Raise what the view `source` has raised for these items as the stage's."""
+    raise joint_error(stage, wanted[0], source, indices, n, taken_error(), seterr())
+
+
+cdef list pull_foreign(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """The same of a source that is no view and shares work."""
+    cdef list found
+    enter(stage, views_of(stage))
     try:
-        return (<View>source).items(indices, n) if isinstance(source, View) else foreign_items(source, indices, n)
+        found = foreign_items(source, indices, n)
     except BaseException as error:
         raise joint_error(stage, wanted[0], source, indices, n, error, seterr())
     finally:
-        leave(stage)
+        leave(views_of(stage))
+    return pull_each(stage, wanted, source, indices, n) if found is None else found
 
 
 cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
-    cdef Py_ssize_t k
-    cdef list wanted = [indices[k] for k in range(n)]
-    cdef list found
+    """The items, or None where the source takes no such indices."""
+    cdef list wanted, found
     if not hasattr(type(source), "__getitems__"):
-        try:
-            return list(rows_of(source, numpy.array(wanted, numpy.intp)))
-        except Exception:  # it takes no such indices, or cannot be read, which the items tell then
-            return [foreign_item(source, i) for i in wanted]
+        rows = rows_of(source, array_of(indices, n))
+        if rows is None:
+            return None
+        if n > 1 and getattr(rows, "ndim", 1) > 1:  # each would keep all of them in memory
+            return [row.copy() for row in rows]
+        return list(rows)
+    wanted = array_of(indices, n).tolist()
     values = source.__getitems__(wanted)
     # One by one: Cython does not ask whether a class among several has raised, as a signal's handler may.
     if (not hasattr(type(values), "__len__") or isinstance(values, str) or isinstance(values, bytes)
@@ -387,19 +412,39 @@ cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
     return found
 
 
+# What a source raises that takes no such indices; it may mean other things too, which the items tell then.
+REFUSALS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
+
+
 cdef object rows_of(object source, object rows):
-    """source[rows], where such an array takes slices, and indices that increase."""
+    """source[rows], where such an array takes slices, and indices that increase; None where it does not take them."""
+    cdef Py_ssize_t n
+    cdef object order = None
+    if type(rows) is not slice:
+        unique, order = numpy.unique(rows, return_inverse=True)
+        if (numpy.diff(rows) > 0).all():
+            order = None
+        rows = unique
+    key = as_slice(rows)
+    n = key.stop - key.start if type(rows) is slice else len(rows)
+    try:
+        found = source[key]
+        return None if len(found) != n else found if order is None else found[order]
+    except REFUSALS:
+        return None
+
+
+cdef object as_slice(object rows):
+    """A slice, where the rows, which increase, are evenly spaced."""
     cdef Py_ssize_t n
     if type(rows) is slice:
-        found, n = source[rows], rows.stop - rows.start
-    else:
-        unique, order = numpy.unique(rows, return_inverse=True)
-        n = len(unique)
-        first, last = int(unique[0]), int(unique[n - 1])
-        found = source[first:last + 1] if last - first == n - 1 else source[unique]
-    if len(found) != n:
-        raise IndexError(f"{type(source).__name__} gave {len(found)} items where {n} were asked for")
-    return found if type(rows) is slice or (numpy.diff(rows) > 0).all() else found[order]
+        return rows
+    n = len(rows)
+    first, last = int(rows[0]), int(rows[n - 1])
+    if last - first == n - 1:
+        return slice(first, last + 1)
+    # Of two that are far apart, a slice would pass over much.
+    return slice(first, last + 1, int(rows[1]) - first) if n > 2 and not numpy.diff(rows, 2).any() else rows
 
 
 cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_t *indices, Py_ssize_t n, object error,
@@ -423,23 +468,53 @@ cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_
 
 cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, positions):
     """[parts[k][j] for k, j in zip(which, positions)], each part being asked once."""
-    cdef Py_ssize_t n = len(which), begin = 0, end, m, k
-    cdef Py_ssize_t[::1] order, part, inner, outer
-    cdef list found, values = [None] * n
-    if n == 0:
-        return values
-    by_part = numpy.argsort(which, kind="stable")
-    order, part, inner = by_part, which[by_part], positions[by_part]
-    outer = numpy.array([wanted[order[m]] for m in range(n)], numpy.intp)
-    while begin < n:
-        k, end = part[begin], begin + 1
-        while end < n and part[end] == k:
-            end += 1
-        found = pull_many(stage, &outer[begin], parts[k], &inner[begin], end - begin)
-        for m in range(begin, end):
-            values[order[m]] = found[m - begin]
-        begin = end
+    cdef Py_ssize_t k, begin, end
+    cdef list values = [None] * len(which)
+    order = numpy.argsort(which, kind="stable")
+    inner, outer = positions[order], array_of(wanted, len(which))[order]
+    for k, begin, end in runs_of(which[order]):
+        put(values, order[begin:end],
+            pull_many(stage, data_of(outer) + begin, parts[k], data_of(inner) + begin, end - begin))
     return values
+
+
+cdef int put(list values, object places, list found) except -1:
+    """values[places[k]] = found[k]"""
+    for place, value in zip(places.tolist(), found):
+        values[place] = value
+    return 0
+
+
+cdef list runs_of(object numbers):
+    """[(k, begin, end), ...], numbers[begin:end] being k all along."""
+    cdef const Py_ssize_t[::1] which = numbers
+    cdef Py_ssize_t begin = 0, end, n = which.shape[0]
+    cdef list runs = []
+    while begin < n:
+        end = begin + 1
+        while end < n and which[end] == which[begin]:
+            end += 1
+        runs.append((which[begin], begin, end))
+        begin = end
+    return runs
+
+
+cdef object array_of(const Py_ssize_t *indices, Py_ssize_t n):
+    """A copy of the indices, as an array."""
+    cdef Py_ssize_t k
+    cdef Py_ssize_t[::1] copy = numpy.empty(n, numpy.intp)
+    for k in range(n):
+        copy[k] = indices[k]
+    return numpy.asarray(copy)
+
+
+cdef Py_ssize_t *data_of(object array) except? NULL:
+    """Where an array of indices lies, as long as the caller holds it.
+
+    What reads on has no memoryviews of its own: each takes as much C stack as two views.
+    """
+    cdef Py_ssize_t[::1] numbers = array
+    return &numbers[0] if numbers.shape[0] else NULL
 
 
 # ---- Many items as one array ----------------------------------------------------------------------------------------
@@ -557,20 +632,19 @@ cdef object all_rows(object rows):
 
 cdef object scattered_block(tuple parts, which, positions):
     """The block of parts[k][j] for k, j in zip(which, positions), each part being asked once, or None."""
+    cdef Py_ssize_t k, begin, end
     cdef object block = None
     order = numpy.argsort(which, kind="stable")
-    which = which[order]
-    begins = numpy.flatnonzero(numpy.diff(which, prepend=-1))
-    for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(which)]):
-        here = order[begin:end]
-        found = block_of(parts[which[begin]], positions[here])
+    inner = positions[order]
+    for k, begin, end in runs_of(which[order]):
+        found = block_of(parts[k], inner[begin:end])
         if found is None:
             return None
         if block is None:
             block = numpy.empty((len(which), *found.shape[1:]), found.dtype)
         elif found.dtype != block.dtype or found.shape[1:] != block.shape[1:]:
             return None
-        block[here] = found
+        block[order[begin:end]] = found
     return block
 
 
@@ -1137,13 +1211,11 @@ cdef class Slice(Derived):
         return self.most >= (PY_SSIZE_T_MAX - 1 - self.start) // self.step and endless_of(self.source)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t k
-        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
-        for k in range(n):
-            if indices[k] > self.most:
-                return View.items(self, indices, n)  # which fails there
-            mapped[k] = self.start + indices[k] * self.step
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        rows = array_of(indices, n)
+        if rows.max() > self.most:
+            return View.items(self, indices, n)  # which fails there
+        rows = self.start + rows * self.step
+        return pull_many(self, indices, self.source, data_of(rows), n)
 
     cdef object block(self, object rows):
         if (rows.stop if type(rows) is slice else rows.max() + 1) > self.most + 1:
@@ -1184,32 +1256,37 @@ cdef class SliceIterator(CursorIterator):
 # ---- Smap -----------------------------------------------------------------------------------------------------------
 
 
-cdef int enter(View stage) except -1:
+cdef inline int views_of(View stage) noexcept:
+    """How many views a function of the stage's, or a source, may send a read of one item through."""
+    return 10 + stage.depth
+
+
+cdef int enter(View stage, int views) except -1:
     """Begin what may read this very view: an endless recursion must end in an error rather than with the stack.
 
     A source may give views that read it. Where no function in Python is on the way, as with smap(list, source), only
     this counts the turns; CPython's own count allows, from 3.12 on, more of them than the stack has room for.
     """
     global nesting
-    nesting += 10 + stage.depth
+    nesting += views
     if nesting > MAX_NESTING:
-        leave(stage)
+        leave(views)
         raise RecursionError(f"{stage.label()} made at {stage.site} reads itself without end")
     return 0
 
 
-cdef void leave(View stage) noexcept:
+cdef void leave(int views) noexcept:
     global nesting
-    nesting -= 10 + stage.depth
+    nesting -= views
 
 
 cdef object call(View stage, object f, object arguments):
     """f(*arguments)"""
-    enter(stage)
+    enter(stage, views_of(stage))
     try:
         return f(*arguments)
     finally:
-        leave(stage)
+        leave(views_of(stage))
 
 
 cdef str name_of(object f):
@@ -1315,13 +1392,13 @@ cdef class Smap(Applied):
         raise function_error(self, i, taken_error())
 
     cdef object apply_any(self, Py_ssize_t i, object value):
-        enter(self)
+        enter(self, views_of(self))
         try:
             return self.f(value)
         except BaseException as error:
             raise function_error(self, i, error)
         finally:
-            leave(self)
+            leave(views_of(self))
 
 
 @cython.final
@@ -1418,6 +1495,21 @@ cdef Py_ssize_t within(View stage, object source, Py_ssize_t j) except -1:
     return i
 
 
+cdef object from_start(object indices, Py_ssize_t n):
+    """The indices of n items, those counted from the end replaced; None where one is out of range."""
+    cdef Py_ssize_t k
+    cdef bint negative = False
+    cdef const int64_t[:] targets = indices
+    for k in range(targets.shape[0]):
+        if targets[k] < 0:
+            if n == UNKNOWN or targets[k] < -n:
+                return None
+            negative = True
+        elif not within_size(targets[k], n):
+            return None
+    return numpy.where(indices < 0, indices + n, indices) if negative else indices
+
+
 def gather(source, indexes):
     """The view behind lazyseq.gather, from a checked source."""
     return gather_of(source, pack_indices(indexes, "gather: indexes"))
@@ -1476,23 +1568,19 @@ cdef class Gather(Derived):
         return self.packed.shape[0]
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        targets = self.targets(indices, n)
+        return pull_many(self, indices, self.source, data_of(targets), n)
+
+    cdef object targets(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
             mapped[k] = self.target(indices[k])
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        return numpy.asarray(mapped)
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t k, n = size_of(self.source)
-        cdef bint negative = False
-        cdef object indices = self.buffer[rows]
-        cdef const int64_t[:] targets = indices
-        for k in range(targets.shape[0]):
-            if not 0 <= targets[k] < n:
-                if not -n <= targets[k] < 0:
-                    return None
-                negative = True
-        return block_of(self.source, numpy.where(indices < 0, indices + n, indices) if negative else indices)
+        targets = from_start(self.buffer[rows], size_of(self.source))
+        return None if targets is None else block_of(self.source, targets)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
@@ -1568,12 +1656,15 @@ cdef class LazyGather(Derived):
         return pull(self, i, self.source, self.target(i))
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        targets = self.all_meant(indices, pull_many(self, indices, self.lazy, indices, n))
+        return pull_many(self, indices, self.source, data_of(targets), n)
+
+    cdef object all_meant(self, const Py_ssize_t *indices, list targets):
         cdef Py_ssize_t k
-        cdef list targets = pull_many(self, indices, self.lazy, indices, n)
-        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
-        for k in range(n):
+        cdef Py_ssize_t[::1] mapped = numpy.empty(len(targets), numpy.intp)
+        for k in range(len(targets)):
             mapped[k] = self.meant(indices[k], targets[k])
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        return numpy.asarray(mapped)
 
     cdef object block(self, object rows):
         """Only the indices of a range are asked for: others may be computed, and are by the items if this fails."""
@@ -1667,11 +1758,9 @@ cdef class Cycle(Derived):
         return pull(self, i, self.source, self.target(i))
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t k
-        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
-        for k in range(n):
-            mapped[k] = self.target(indices[k])
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        self.target(0)  # which fails where there is none
+        rows = array_of(indices, n) % size_of(self.source)
+        return pull_many(self, indices, self.source, data_of(rows), n)
 
     cdef object block(self, object rows):
         cdef Py_ssize_t n = size_of(self.source)
@@ -1758,7 +1847,7 @@ cdef class Choosing(Joined):
         cdef Py_ssize_t k
         cdef list choices = pull_many(self, indices, self.parts[0], indices, n)
         which = numpy.array([self.chosen(indices[k], choices[k]) for k in range(n)], numpy.intp)
-        return scattered(self, indices, self.parts, which, numpy.array([indices[k] for k in range(n)], numpy.intp))
+        return scattered(self, indices, self.parts, which, array_of(indices, n))
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.part_for(i), i, value)
@@ -1864,28 +1953,27 @@ cdef class Concatenate(Joined):
         return pull(self, i, self.parts[k], i - self.offsets[k])
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t m, k
-        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
-        for m in range(n):
-            k = self.part_of(indices[m])
-            which[m], positions[m] = k, indices[m] - self.offsets[k]
-        return scattered(self, indices, self.parts, numpy.asarray(which), numpy.asarray(positions))
+        which, positions = self.locate_all(array_of(indices, n))
+        return scattered(self, indices, self.parts, which, positions)
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t m, k, n
-        cdef const Py_ssize_t[:] wanted
-        cdef Py_ssize_t[::1] which, positions
+        cdef Py_ssize_t k
         if type(rows) is slice:
             k = self.part_of(rows.start)
             if rows.stop <= self.offsets[k + 1]:
                 return block_of(self.parts[k], slice(rows.start - self.offsets[k], rows.stop - self.offsets[k]))
-        wanted = all_rows(rows)
-        n = wanted.shape[0]
-        which, positions = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
+        which, positions = self.locate_all(all_rows(rows))
+        return scattered_block(self.parts, which, positions)
+
+    cdef tuple locate_all(self, object wanted):
+        """Arrays of the parts that hold the items, and where in these."""
+        cdef const Py_ssize_t[:] rows = wanted
+        cdef Py_ssize_t m, k, n = rows.shape[0]
+        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
         for m in range(n):
-            k = self.part_of(wanted[m])
-            which[m], positions[m] = k, wanted[m] - self.offsets[k]
-        return scattered_block(self.parts, numpy.asarray(which), numpy.asarray(positions))
+            k = self.part_of(rows[m])
+            which[m], positions[m] = k, rows[m] - self.offsets[k]
+        return numpy.asarray(which), numpy.asarray(positions)
 
     cdef bint is_as_it_was(self) except -1:
         """Whether all parts have the lengths still that they had."""
@@ -2114,20 +2202,21 @@ cdef class Interleave(Joined):
         return pull(self, i, self.parts[part], row)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t m
-        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
-        for m in range(n):
-            which[m] = self.locate(indices[m], &positions[m])
-        return scattered(self, indices, self.parts, numpy.asarray(which), numpy.asarray(positions))
+        which, positions = self.locate_all(array_of(indices, n))
+        return scattered(self, indices, self.parts, which, positions)
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t m
-        cdef const Py_ssize_t[:] wanted = all_rows(rows)
-        cdef Py_ssize_t n = wanted.shape[0]
+        which, positions = self.locate_all(all_rows(rows))
+        return scattered_block(self.parts, which, positions)
+
+    cdef tuple locate_all(self, object wanted):
+        """Arrays of the parts that hold the items, and where in these."""
+        cdef const Py_ssize_t[:] rows = wanted
+        cdef Py_ssize_t m, n = rows.shape[0]
         cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
         for m in range(n):
-            which[m] = self.locate(wanted[m], &positions[m])
-        return scattered_block(self.parts, numpy.asarray(which), numpy.asarray(positions))
+            which[m] = self.locate(rows[m], &positions[m])
+        return numpy.asarray(which), numpy.asarray(positions)
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
@@ -2373,11 +2462,10 @@ cdef class Batch(Derived):
         return [pull(self, i, self.source, j) for j in range(start, stop)]
 
     cdef list together(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
-        cdef Py_ssize_t[::1] wanted, positions
         if stop <= start:
             return []
         wanted, positions = numpy.full(stop - start, i), numpy.arange(start, stop)
-        return pull_many(self, &wanted[0], self.source, &positions[0], stop - start)
+        return pull_many(self, data_of(wanted), self.source, data_of(positions), stop - start)
 
     cdef list slice_to_end(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
         """The same where the source may end before."""
@@ -2407,15 +2495,14 @@ cdef class Batch(Derived):
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """The items of all the batches are read together, unless each batch is a block."""
         cdef Py_ssize_t m, begin = 0, size = size_of(self.source)
-        cdef Py_ssize_t[::1] wanted, positions
         cdef list values
         if self.stacks or size == UNKNOWN:
             return View.items(self, indices, n)
         starts = numpy.array([self.begin(indices[m]) for m in range(n)], numpy.intp)
         counts = numpy.clip(size - starts, 0, self.k)
-        wanted = numpy.repeat(numpy.array([indices[m] for m in range(n)], numpy.intp), counts)
+        wanted = numpy.repeat(array_of(indices, n), counts)
         positions = numpy.concatenate([numpy.arange(start, start + count) for start, count in zip(starts, counts)])
-        values = pull_many(self, &wanted[0], self.source, &positions[0], positions.shape[0]) if len(positions) else []
+        values = pull_many(self, data_of(wanted), self.source, data_of(positions), len(positions))
         batches = []
         for m in range(n):
             batches.append(self.finish(indices[m], values[begin:begin + counts[m]]))
@@ -2504,13 +2591,13 @@ cdef class Unbatch(Derived):
         return self.member_with_care(i, batch)
 
     cdef object member_with_care(self, Py_ssize_t i, object batch):
-        enter(self)  # the batch may be this very view
+        enter(self, views_of(self))  # the batch may be this very view
         try:
             return read(batch, i % self.k)
         except BaseException as error:
             raise self.member_error(i, batch, error)
         finally:
-            leave(self)
+            leave(views_of(self))
 
     cdef object member_error(self, Py_ssize_t i, object batch, object error):
         cdef Py_ssize_t b = i // self.k
@@ -2536,20 +2623,15 @@ cdef class Unbatch(Derived):
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """Each batch is read once, and all of them together."""
-        cdef Py_ssize_t m, b
-        cdef Py_ssize_t[::1] needed, wanted  # the batches, and the first item that needs each
-        cdef dict at = {}
-        cdef list batches
+        cdef Py_ssize_t m
+        cdef dict first = {}  # by batch, in the order in which they are needed: the first item that needs it
         if all([self.is_flat(indices[m]) for m in range(n)]):
             return pull_many(self, indices, self.flat, indices, n)
-        needed, wanted = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
         for m in range(n):
-            b = indices[m] // self.k
-            if b not in at:
-                needed[len(at)], wanted[len(at)] = b, indices[m]
-                at[b] = len(at)
-        batches = pull_many(self, &wanted[0], self.source, &needed[0], len(at))
-        return [self.member(indices[m], batches[at[indices[m] // self.k]]) for m in range(n)]
+            first.setdefault(indices[m] // self.k, indices[m])
+        needed, wanted = numpy.array([*first], numpy.intp), numpy.array([*first.values()], numpy.intp)
+        batches = dict(zip(first, pull_many(self, data_of(wanted), self.source, data_of(needed), len(first))))
+        return [self.member(indices[m], batches[indices[m] // self.k]) for m in range(n)]
 
     cdef object block(self, object rows):
         cdef Py_ssize_t n = size_of(self.flat)
@@ -2565,11 +2647,11 @@ cdef class Unbatch(Derived):
         batch = pull(self, i, self.source, b)
         if isinstance(batch, tuple) and isinstance(self.source, View):
             batch = list(batch)
-        enter(self)  # the batch may be this very view
+        enter(self, views_of(self))  # the batch may be this very view
         try:
             store(batch, i % self.k, value)
         finally:
-            leave(self)
+            leave(views_of(self))
         if isinstance(self.source, View):
             store(self.source, b, batch)
         return 0
