@@ -246,7 +246,46 @@ def test_bulk_reads_go_as_deep_as_views_do(name):
     assert source.asked and all(isinstance(indices, list) for indices in source.asked)
 
 
+@pytest.mark.parametrize(
+    "name", ["gather", "slice", "cycle", "concatenate", "interleave", "unbatch of plain", "monitor"]
+)
+def test_blocks_come_from_as_deep_as_views_go(name):
+    rows = np.arange(20.0).reshape(10, 2)
+    view = deep(DEEP[name], rows)
+    assert view.bulk == "block"
+    same(in_small_thread(lambda: np.asarray(view)), rows)
+
+
 # ---- Errors
+
+
+def failing_in_file(fails, error):
+    class Failing(InFile):
+        def __getitem__(self, key):
+            found = super().__getitem__(key)
+            if isinstance(key, slice):
+                key = range(*key.indices(len(self)))
+            if fails in (key if hasattr(key, "__len__") else [key]):
+                raise error("no such block")
+            return found
+
+    return Failing(ROWS)
+
+
+@pytest.mark.parametrize("collate_fn", [None, np.stack])
+def test_a_read_of_a_file_that_fails_is_made_once(collate_fn):
+    source = failing_in_file(7, OSError)
+    with pytest.raises(EvaluationError, match="failed to evaluate item 0 of gather") as caught:
+        batch(gather(source, [3, 9, 7, 1]), 4, collate_fn=collate_fn)[0]
+    assert source.asked == [[1, 3, 7, 9]] and isinstance(caught.value.__cause__, OSError)
+    assert "in a read of 4 items together" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("collate_fn", [None, np.stack])
+def test_an_error_that_may_refuse_the_indices_is_told_by_the_items(collate_fn):
+    source = failing_in_file(7, ValueError)
+    with pytest.raises(EvaluationError, match="failed to evaluate item 2 of gather"):
+        batch(gather(source, [3, 9, 7, 1]), 4, collate_fn=collate_fn)[0]
 
 
 def test_a_function_that_fails_in_a_bulk_read_is_called_once_for_each_item():
@@ -468,6 +507,62 @@ def test_evenly_spaced_rows_of_a_file_are_one_slice():
 def test_rows_of_a_file_keep_no_others_alive():
     rows = smap(lambda row: row, InFile(ROWS)).__getitems__([3, 4, 9])
     assert all(row.base is None and row.flags.writeable for row in rows)
+
+
+def test_what_comes_to_no_block_is_not_tried_again():
+    class Masked(InFile):
+        def __getitem__(self, key):
+            return np.ma.masked_array(super().__getitem__(key))
+
+    source = Masked(np.arange(20))
+    batches = batch(gather(source, [3, 1, 7, 9, 8, 2]), 3, collate_fn=np.array)
+    assert batches.bulk == "block"
+    assert [found.tolist() for found in batches] == [[3, 1, 7], [9, 8, 2]]
+    assert batches.bulk == "items" and source.asked == [[1, 3, 7], [1, 3, 7], [2, 8, 9]]
+
+
+def test_an_index_that_is_out_of_range_ends_no_blocks():
+    batches = batch(gather(ROWS, [1, 99, 2, 3]), 2, collate_fn=np.stack)
+    with pytest.raises(IndexError):
+        batches[0]
+    assert batches.bulk == "block" and batches[1].tolist() == ROWS[2:4].tolist()
+
+
+def test_parts_that_differ_say_that_there_are_no_blocks():
+    for other in (np.zeros(3), np.zeros((3, 2), np.int64), InFile(np.zeros(3)), array.array("f", [1])):
+        parts = [np.arange(3), gather(cycle(other), [0, 1])]
+        assert concatenate(parts).bulk != "block" != interleave(*parts).bulk
+    assert concatenate([np.arange(3), array.array("b", [1]), InFile(np.arange(9))[:0:1]]).bulk == "block"
+
+
+def test_blocks_of_endless_views():
+    endless = cycle(ROWS)
+    for view in (gather(endless, [45, 3]), gather(endless, range(45, 2, -42)), concatenate([ROWS, endless])[[45, 3]]):
+        assert view.bulk == "block"
+        batches = batch(view, 2, collate_fn=np.stack)
+        same(batches[0], ROWS[[5, 3]])
+        assert batches.bulk == "block"
+    same(batch(gather(ROWS, range(-2, 3)), 5, collate_fn=np.stack)[0], ROWS[[-2, -1, 0, 1, 2]])
+
+
+def test_a_batch_of_unknown_length_is_read_item_by_item():
+    view = batch(smap(str, concatenate([Many(range(3)), uniter(range(3))])), 2)
+    assert view.bulk is None and list(view) == [["0", "1"], ["2", "0"], ["1", "2"]]
+
+
+def test_batches_that_cut_no_evaluation_are_each_one_read():
+    source = Many(range(16))
+    view = batch(collate([unbatch(smap(lambda i: [i] * 4, range(4)), 4), source]), 8)
+    assert sum(view, []) == [(i // 4, i) for i in range(16)]
+    assert source.asked == [list(range(8)), list(range(8, 16))]
+
+
+def test_an_array_of_a_view_casts_as_its_items_do():
+    with pytest.raises(OverflowError):
+        np.asarray(gather(array.array("i", [300]), [0]), dtype=np.uint8)
+    with pytest.raises(ValueError, match="NaN"):
+        np.asarray(gather(np.array([np.nan]), [0]), dtype=np.int64)
+    assert np.asarray(gather(ROWS, [0]), dtype=np.float16).dtype == np.float16
 
 
 def test_a_view_with_a_function_has_no_blocks():
@@ -739,6 +834,52 @@ class Lending:
     def __dlpack__(self, *, copy=None, **options):
         self.copies += copy is not False
         return (self.rows if copy is False else self.rows.copy()).__dlpack__(**options)
+
+
+class OlderLending(Lending):
+    """The same, of the time before there was a word for it."""
+
+    def __dlpack__(self, stream=None):
+        return self.rows.__dlpack__()
+
+
+class Copying(Lending):
+    def __dlpack__(self, stream=None):
+        return self.rows.copy().__dlpack__()
+
+
+class Boxing(OlderLending):
+    """One whose items are objects of its own, as pyarrow's are."""
+
+    def __getitem__(self, i):
+        return [self.rows[i]]
+
+
+class Tenfold(OlderLending):
+    def __getitem__(self, i):
+        return self.rows[i] * 10
+
+
+def test_memory_is_lent_by_an_older_protocol_too():
+    source = OlderLending(np.arange(6.0) + 1)
+    view = gather(source, [3, 0])
+    assert view.bulk == "block"
+    same(batch(view, 2, collate_fn=np.stack)[0], np.array([4.0, 1]))
+
+
+@pytest.mark.parametrize("kind", [Copying, Boxing, Tenfold])
+def test_items_that_are_no_rows_of_lent_memory_are_read(kind):
+    source = kind(np.arange(6.0) + 1)
+    view = gather(source, [3, 0])
+    assert view.bulk is None
+    same(batch(view, 2, collate_fn=np.stack)[0], np.stack([source[3], source[0]]))
+
+
+def test_items_of_pyarrow_are_objects():
+    numbers = pytest.importorskip("pyarrow").array([1, 2, 3])
+    view = gather(numbers, [2, 0])
+    assert view.bulk is None
+    assert batch(view, 2, collate_fn=np.stack)[0].tolist() == [numbers[2], numbers[0]]
 
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy asks for no copies since 2.1")

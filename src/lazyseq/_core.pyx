@@ -546,19 +546,33 @@ cdef bint dense_of(object source):
     if takes_index_arrays(source):
         try:
             return stackable(source.dtype)
-        except Exception:  # see foreign_items
+        except Exception:  # such as that of a closed file
             return False
-    return (type(source) in NUMBERS or lends_its_memory(type(source))) and array_over(source) is not None
+    if type(source) in NUMBERS:
+        return array_over(source) is not None
+    return lends_its_rows(source)
 
 
-cdef bint lends_its_memory(object kind) except -1:
-    """Whether it has DLPack, and its items are its own rows: a subclass may have a __getitem__ of another mind."""
-    for base in kind.__mro__:
+cdef bint lends_its_rows(object source) except -1:
+    """Whether it has DLPack without a copy, and its items are the rows there: pyarrow's are objects of its own.
+
+    A subclass may have a __getitem__ of another mind. To say how batches will be read, the first item is looked at.
+    """
+    for base in type(source).__mro__:
         if "__dlpack__" in base.__dict__:
-            return True
+            break
         if "__getitem__" in base.__dict__:
             return False
-    return False
+    else:
+        return False
+    lent = array_over(source)
+    if lent is None or not numpy.may_share_memory(lent, array_over(source)):
+        return False
+    try:
+        first = numpy.asarray(source[0])
+    except Exception:  # none, or one that is no array
+        return False
+    return first.dtype == lent.dtype and first.shape == lent.shape[1:] and first.tobytes() == lent[0].tobytes()
 
 
 cdef object array_over(object source):
@@ -575,22 +589,74 @@ cdef object array_over(object source):
         elif found is None:
             if source.__dlpack_device__()[0] != 1 or (hasattr(source, "is_neg") and source.is_neg()):
                 return None  # the memory of another device, or one that holds something else than the values
-            found = numpy.from_dlpack(source, **AS_IT_IS)
+            found = lent_array(source)
     except Exception:  # it would rather not: tensors with gradients, types that numpy lacks
         return None
     return found if stackable(found.dtype) else None
 
 
-cdef object block_of(object source, object rows):
-    """numpy.stack([source[j] for j in rows]) as a fresh array, or None."""
-    if isinstance(source, View):
-        return (<View>source).block(rows) if (<View>source).dense else None
+cdef object lent_array(object source):
+    """What it gives by DLPack: not a copy, if it is old enough not to know that it may be told so."""
+    try:
+        return numpy.from_dlpack(source, **AS_IT_IS)
+    except TypeError:
+        return numpy.from_dlpack(source)
+
+
+cdef object row_of(object source):
+    """The dtype and shape of the items of a dense source: all that such views read agree in it."""
+    while isinstance(source, View):
+        source = (<View>source).sources()[0]
+    if takes_index_arrays(source):
+        return numpy.dtype(source.dtype), tuple(source.shape[1:])
+    found = array_over(source)
+    return None if found is None else (item_dtype(source, found), found.shape[1:])
+
+
+cdef object item_dtype(object source, object found):
+    """What numpy makes of the source's items: Python's own numbers are of few types."""
+    if type(source) in NUMBERS and found.dtype.kind != "b":
+        return numpy.dtype("f8" if found.dtype.kind == "f" else "i8")
+    return found.dtype
+
+
+cdef bint casts(object source, object dtype) except -1:
+    """Whether a block of the source becomes what its items do: of these, a number that does not fit may be an error."""
+    if dtype is None:
+        return True
+    row = row_of(source)
+    return row is not None and numpy.can_cast(row[0], dtype, "same_kind" if row[0].kind == "f" else "safe")
+
+
+cdef bint dense_together(object sources) except -1:
+    """Whether blocks of all these sources fit together."""
+    return all([dense_of(source) for source in sources]) and len({row_of(source) for source in sources}) == 1
+
+
+cdef object block_of(View stage, object wanted, object source, object rows):
+    """numpy.stack([source[j] for j in rows]) as a fresh array, needed for the stage's items `wanted`, or None."""
+    cdef PyObject *found
+    if not is_a(source, View):
+        return foreign_block(stage, wanted, source, rows)
+    if not (<View>source).dense:
+        return None
+    enter(stage, VIEWS_OF_BULK)
+    found = (<block_function>(<View>source).block)(<PyObject *>source, <PyObject *>rows)
+    leave(VIEWS_OF_BULK)
+    return owned(found)
+
+
+cdef object foreign_block(View stage, object wanted, object source, object rows):
+    """The same of a source that is no view."""
+    cdef Py_ssize_t n, i
     rows = neighbours(rows)
     if takes_index_arrays(source):
         try:
             found = rows_of(source, rows)
-        except Exception:  # see foreign_items
-            return None
+        except BaseException as error:
+            n = rows.stop - rows.start if type(rows) is slice else len(rows)
+            i = wanted.start if type(wanted) is slice else wanted[0]
+            raise joint_error(stage, i, source, NULL, n, error, seterr())
         if type(found) is not numpy.ndarray or not stackable(found.dtype):
             return None
         return numpy.array(found, order="C")  # a copy: it may be a part that the source keeps
@@ -599,16 +665,16 @@ cdef object block_of(object source, object rows):
         return None
     try:
         if type(rows) is slice:
-            found = numpy.array(found[rows], order="C") if rows.stop <= len(found) else None
+            block = numpy.array(found[rows], order="C") if rows.stop <= len(found) else None
         elif found.flags.c_contiguous and found.flags.aligned:
-            found = found.take(rows, 0)  # which would copy all of another array first
+            block = found.take(rows, 0)  # which would copy all of another array first
         else:
-            found = numpy.ascontiguousarray(found[rows])
+            block = numpy.ascontiguousarray(found[rows])
     except (IndexError, MemoryError):
         return None
-    if found is not None and type(source) in NUMBERS and found.dtype.kind != "b":
-        return found.astype("f8" if found.dtype.kind == "f" else "i8", copy=False)
-    return found
+    if block is not None and type(source) in NUMBERS:
+        return block.astype(item_dtype(source, found), copy=False)
+    return block
 
 
 cdef object neighbours(object rows):
@@ -630,14 +696,14 @@ cdef object all_rows(object rows):
     return numpy.arange(rows.start, rows.stop) if type(rows) is slice else rows
 
 
-cdef object scattered_block(tuple parts, which, positions):
+cdef object scattered_block(View stage, object wanted, tuple parts, which, positions):
     """The block of parts[k][j] for k, j in zip(which, positions), each part being asked once, or None."""
     cdef Py_ssize_t k, begin, end
     cdef object block = None
     order = numpy.argsort(which, kind="stable")
-    inner = positions[order]
+    inner, outer = positions[order], all_rows(wanted)[order]
     for k, begin, end in runs_of(which[order]):
-        found = block_of(parts[k], inner[begin:end])
+        found = block_of(stage, outer[begin:end], parts[k], inner[begin:end])
         if found is None:
             return None
         if block is None:
@@ -870,7 +936,7 @@ cdef class View:
         if copy is False:
             raise ValueError(f"{self.label()} computes its items: an array of them is always a copy")
         n = len(self)
-        block = block_of(self, slice(0, n)) if n else None
+        block = self.block(slice(0, n)) if n and self.dense and casts(self, dtype) else None
         return numpy.array(list(self), dtype=dtype) if block is None else numpy.asarray(block, dtype=dtype)
 
     def __repr__(self):
@@ -1221,8 +1287,8 @@ cdef class Slice(Derived):
         if (rows.stop if type(rows) is slice else rows.max() + 1) > self.most + 1:
             return None
         if type(rows) is slice and self.step == 1:
-            return block_of(self.source, slice(self.start + rows.start, self.start + rows.stop))
-        return block_of(self.source, self.start + all_rows(rows) * self.step)
+            return block_of(self, rows, self.source, slice(self.start + rows.start, self.start + rows.stop))
+        return block_of(self, rows, self.source, self.start + all_rows(rows) * self.step)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         if i > self.most:
@@ -1580,7 +1646,7 @@ cdef class Gather(Derived):
 
     cdef object block(self, object rows):
         targets = from_start(self.buffer[rows], size_of(self.source))
-        return None if targets is None else block_of(self.source, targets)
+        return None if targets is None else block_of(self, rows, self.source, targets)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
@@ -1669,13 +1735,15 @@ cdef class LazyGather(Derived):
     cdef object block(self, object rows):
         """Only the indices of a range are asked for: others may be computed, and are by the items if this fails."""
         cdef Py_ssize_t n = size_of(self.source)
+        cdef Py_ssize_t most = PY_SSIZE_T_MAX if n == UNKNOWN else n
         ends = (rows.start, rows.stop - 1) if type(rows) is slice else (int(rows.min()), int(rows.max()))
-        if not all([0 <= self.lazy[end] < n for end in ends]):  # Python's numbers, which do not wrap
+        first, last = sorted(self.lazy[end] for end in ends)  # Python's numbers, which do not wrap
+        if first < -most or last >= most:
             return None
-        targets = self.lazy.start + all_rows(rows) * self.lazy.step
-        if type(rows) is slice and self.lazy.step == 1:
-            return block_of(self.source, slice(self.lazy.start + rows.start, self.lazy.start + rows.stop))
-        return block_of(self.source, targets)
+        if type(rows) is slice and self.lazy.step == 1 and first >= 0:
+            return block_of(self, rows, self.source, slice(first, last + 1))
+        targets = from_start(self.lazy.start + all_rows(rows) * self.lazy.step, n)
+        return None if targets is None else block_of(self, rows, self.source, targets)
 
     cdef Py_ssize_t size(self) except? -1:
         return size_of(self.lazy)
@@ -1764,7 +1832,7 @@ cdef class Cycle(Derived):
 
     cdef object block(self, object rows):
         cdef Py_ssize_t n = size_of(self.source)
-        return block_of(self.source, all_rows(rows) % n) if n > 0 else None
+        return block_of(self, rows, self.source, all_rows(rows) % n) if n > 0 else None
 
     cdef Py_ssize_t size(self) except? -1:
         return self.limit
@@ -1910,11 +1978,10 @@ cdef class Concatenate(Joined):
             parts = flattened(parts)
             lists = self.begin(parts)
         self.parts = parts
-        self.dense = len(parts) > lists == 0
+        self.dense = len(parts) > lists == 0 and dense_together(parts)
         for k in range(lists, len(parts)):
             self.offsets[k] = self.n
             self.go_under(parts[k])
-            self.dense = self.dense and dense_of(parts[k])
             size = size_of(parts[k])
             if size == UNKNOWN:
                 if k < len(parts) - 1:
@@ -1961,9 +2028,10 @@ cdef class Concatenate(Joined):
         if type(rows) is slice:
             k = self.part_of(rows.start)
             if rows.stop <= self.offsets[k + 1]:
-                return block_of(self.parts[k], slice(rows.start - self.offsets[k], rows.stop - self.offsets[k]))
+                inner = slice(rows.start - self.offsets[k], rows.stop - self.offsets[k])
+                return block_of(self, rows, self.parts[k], inner)
         which, positions = self.locate_all(all_rows(rows))
-        return scattered_block(self.parts, which, positions)
+        return scattered_block(self, rows, self.parts, which, positions)
 
     cdef tuple locate_all(self, object wanted):
         """Arrays of the parts that hold the items, and where in these."""
@@ -2137,7 +2205,7 @@ cdef class Interleave(Joined):
     def __init__(self, tuple parts):
         cdef Py_ssize_t bit
         self.adopt(parts)
-        self.dense = len(parts) > 0 and all([dense_of(part) for part in parts])
+        self.dense = len(parts) > 0 and dense_together(parts)
         self.sizes = sizes = [size_of(part) for part in parts]
         known = sorted(size for size in sizes if size != UNKNOWN)
         self.n = UNKNOWN if len(known) < len(parts) else 0
@@ -2207,7 +2275,7 @@ cdef class Interleave(Joined):
 
     cdef object block(self, object rows):
         which, positions = self.locate_all(all_rows(rows))
-        return scattered_block(self.parts, which, positions)
+        return scattered_block(self, rows, self.parts, which, positions)
 
     cdef tuple locate_all(self, object wanted):
         """Arrays of the parts that hold the items, and where in these."""
@@ -2388,12 +2456,16 @@ cdef class CollateIterator(CursorIterator):
 
 @cython.final
 cdef class Batch(Derived):
-    """batch[i] = collate_fn([source[i * k], ..., source[i * k + k - 1]])"""
+    """batch[i] = collate_fn([source[i * k], ..., source[i * k + k - 1]])
+
+    Threads: `refused` is atomic, and only says which way to read.
+    """
     cdef readonly object pad, collate_fn
     cdef Py_ssize_t k
     cdef Py_ssize_t most  # the last batch whose items have indices
     cdef bint drop_last
     cdef bint stacks  # whether a batch may be a block of the source's
+    cdef lzs_number refused  # whether one could be had without a block, and not as one: then the others are not tried
 
     def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
         self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
@@ -2422,22 +2494,32 @@ cdef class Batch(Derived):
         n = size_of(self.source)
         if n != UNKNOWN:
             stop = min(stop, n)
-        if self.stacks and (stop - start == self.k or (stop > start and self.pad is None and not self.drop_last)):
-            block = self.stacked(i, start, stop)
-            if block is not None:
-                return block
-        if n != UNKNOWN or endless_of(self.source):
-            values = self.slice(i, start, stop)
-        else:
-            values = self.slice_to_end(i, start, stop)
-        return self.finish(i, values)
+        if self.as_blocks() and (stop - start == self.k or (stop > start and self.pad is None and not self.drop_last)):
+            return self.stacked(i, start, stop)
+        return self.finish(i, self.values(i, start, stop))
+
+    cdef inline bint as_blocks(self) noexcept:
+        return self.stacks and not self.refused
 
     cdef object stacked(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
-        """Batch i as a block, or None."""
+        """Batch i as a block, or what its items give."""
         try:
-            return block_of(self.source, slice(start, stop))
+            block = block_of(self, slice(i, i + 1), self.source, slice(start, stop))
+        except EvaluationError as error:
+            raise error if not is_a(self.source, View) else function_error(self, i, error)
         except BaseException as error:
             raise function_error(self, i, error)
+        if block is not None:
+            return block
+        found = self.finish(i, self.values(i, start, stop))
+        lzs_begin(&self.refused)
+        return found
+
+    cdef list values(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """The items from start to stop, or to the end of the source, for batch i."""
+        if size_of(self.source) != UNKNOWN or endless_of(self.source):
+            return self.slice(i, start, stop)
+        return self.slice_to_end(i, start, stop)
 
     cdef object finish(self, Py_ssize_t i, list values):
         """Batch i out of its items."""
@@ -2490,13 +2572,20 @@ cdef class Batch(Derived):
     @property
     def bulk(self):
         """How a batch is read: "block", as one array; "items", together; or None, item by item."""
-        return "block" if self.stacks else "items" if self.shares else None
+        return "block" if self.as_blocks() else "items" if self.reads_together() else None
+
+    cdef bint reads_together(self):
+        """Whether a batch is one read of many items: not where some of them may be beyond the end."""
+        try:
+            return self.shares and (size_of(self.source) != UNKNOWN or endless_of(self.source))
+        except Exception:  # a length that cannot be had, as reading will tell
+            return False
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """The items of all the batches are read together, unless each batch is a block."""
         cdef Py_ssize_t m, begin = 0, size = size_of(self.source)
         cdef list values
-        if self.stacks or size == UNKNOWN:
+        if self.as_blocks() or size == UNKNOWN:
             return View.items(self, indices, n)
         starts = numpy.array([self.begin(indices[m]) for m in range(n)], numpy.intp)
         counts = numpy.clip(size - starts, 0, self.k)
@@ -2526,8 +2615,9 @@ cdef class Batch(Derived):
         return grain // self.k if grain % self.k == 0 else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        # Where neighbours share an evaluation, reading on shares more than reading each batch together.
-        by_index = self.stacks or type(self.source) is list or (self.shares and grain_of(self.source) == 1)
+        # Where neighbours of two batches share an evaluation, reading on shares more than reading each batch together.
+        by_index = type(self.source) is list or self.as_blocks()
+        by_index = by_index or (self.reads_together() and self.k % grain_of(self.source) == 0)
         return ViewIterator(self, start) if by_index else BatchIterator(self, start)
 
     def __reduce__(self):
@@ -2634,10 +2724,9 @@ cdef class Unbatch(Derived):
         return [self.member(indices[m], batches[indices[m] // self.k]) for m in range(n)]
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t n = size_of(self.flat)
-        if (rows.stop if type(rows) is slice else rows.max() + 1) > n:
+        if not self.is_flat((rows.stop if type(rows) is slice else rows.max() + 1) - 1):
             return None
-        return block_of(self.flat, rows)
+        return block_of(self, rows, self.flat, rows)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         """Into the batch; a view's batch may have been made for us, and is written back."""
@@ -2970,7 +3059,7 @@ cdef class Monitor(Derived):
 
     cdef object block(self, object rows):
         cdef double start = perf_counter()
-        found = block_of(self.source, rows)
+        found = block_of(self, rows, self.source, rows)
         if found is not None:
             self.note(len(found), perf_counter() - start)
         return found
