@@ -191,6 +191,23 @@ def test_a_bulk_read_of_a_prefetch_is_evaluated_by_its_workers_side_by_side(read
         assert read(p, wanted) == wanted
 
 
+def test_each_batch_of_any_source_is_read_once():
+    source = Many([[1, 2], [3, 4], [5, 6]])
+    assert unbatch(source, 2).__getitems__([0, 1, 4, 3]) == [1, 2, 5, 4] and source.asked == [[0, 2, 1]]
+    loads = []
+
+    class Shards:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            loads.append(i)
+            return list(range(10 * i, 10 * i + 10))
+
+    assert batch(unbatch(Shards(), 10), 10)[1] == list(range(10, 20)) and loads == [1]
+    assert unbatch([[1, 2], [3, 4]], 2).bulk is None
+
+
 DEEP = {
     "smap": lambda xs: smap(abs, xs),
     "smap of two": lambda xs: smap(max, xs, range(10)),
@@ -257,6 +274,14 @@ def test_blocks_come_from_as_deep_as_views_go(name):
 
 
 # ---- Errors
+
+
+def test_an_index_beyond_the_last_batch_shows_functions_no_more_items():
+    seen = []
+    view = unbatch(batch(smap(lambda x: seen.append(x) or x, Many(range(6))), 4), 4)
+    with pytest.raises(EvaluationError, match="item 6 of unbatch"):
+        view.__getitems__([0, 6, 1])
+    assert seen == [0, 4, 5]  # the last two are the batch of item 6
 
 
 def failing_in_file(fails, error):

@@ -2659,7 +2659,7 @@ cdef class Unbatch(Derived):
         if type(source) is Batch and (<Batch>source).k == k and (<Batch>source).is_plain():
             self.flat = (<Batch>source).source
         self.adopt(source)
-        self.shares = isinstance(source, View) if self.flat is None else shares_of(self.flat)
+        self.shares = shares_of(self.flat) if self.flat is not None else not is_builtin(source)
         self.dense = self.flat is not None and dense_of(self.flat)
 
     cdef inline bint is_flat(self, Py_ssize_t i) except -1:
@@ -2714,9 +2714,14 @@ cdef class Unbatch(Derived):
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """Each batch is read once, and all of them together."""
         cdef Py_ssize_t m
+        cdef list values
         cdef dict first = {}  # by batch, in the order in which they are needed: the first item that needs it
-        if all([self.is_flat(indices[m]) for m in range(n)]):
-            return pull_many(self, indices, self.flat, indices, n)
+        if self.flat is not None:
+            m = 0
+            while m < n and self.is_flat(indices[m]):
+                m += 1
+            values = pull_many(self, indices, self.flat, indices, m)
+            return values if m == n else values + View.items(self, indices + m, n - m)  # which fails there
         for m in range(n):
             first.setdefault(indices[m] // self.k, indices[m])
         needed, wanted = numpy.array([*first], numpy.intp), numpy.array([*first.values()], numpy.intp)
