@@ -276,6 +276,53 @@ def test_blocks_come_from_as_deep_as_views_go(name):
 # ---- Errors
 
 
+def test_functions_see_each_item_go_the_whole_way_before_the_next():
+    seen = []
+
+    def note(name, fails=()):
+        def function(x, *_):
+            seen.append((name, x))
+            if x in fails:
+                raise KeyError(x)
+            return x
+
+        return function
+
+    view = smap(note("last", [2]), debug(starmap(note("first"), smap(lambda x: (x,), Many(range(6)))), print_none))
+    with pytest.raises(EvaluationError, match=r"item 2 of smap\(function\)") as alone:
+        batch([view[i] for i in range(4)], 4)
+    alone_saw = seen.copy()
+    seen.clear()
+    with pytest.raises(EvaluationError, match=r"item 2 of smap\(function\)"):
+        view.__getitems__(range(4))
+    assert seen == alone_saw == [(name, x) for x in range(3) for name in ("first", "last")]
+    outer = smap(abs, smap(abs, smap(note("inner", [1]), Many(range(6)))))
+    with pytest.raises(EvaluationError) as alone:
+        outer[1]
+    with pytest.raises(EvaluationError) as together:
+        outer.__getitems__([0, 1])
+    assert str(together.value) == str(alone.value) and together.value.__notes__ == alone.value.__notes__
+
+
+def print_none(i, value):
+    pass
+
+
+def test_one_intermediate_item_is_alive_at_a_time():
+    class Heavy:
+        alive = most = 0
+
+        def __init__(self, x):
+            Heavy.alive += 1
+            Heavy.most = max(Heavy.most, Heavy.alive)
+
+        def __del__(self):
+            Heavy.alive -= 1
+
+    assert smap(lambda heavy: 0, smap(Heavy, Many(range(20)))).__getitems__(range(20)) == [0] * 20
+    assert Heavy.most <= 2
+
+
 def test_an_index_beyond_the_last_batch_shows_functions_no_more_items():
     seen = []
     view = unbatch(batch(smap(lambda x: seen.append(x) or x, Many(range(6))), 4), 4)

@@ -1363,28 +1363,85 @@ cdef str name_of(object f):
     return name if type(name) is str else type(f).__name__
 
 
-cdef class Applied(Derived):
-    """A function of each item of one source: `apply` says how it is called."""
-    cdef readonly object f
+cdef class Mapped(Derived):
+    """A view whose item i is made of item i of its source: `apply` says how."""
 
     cdef object apply(self, Py_ssize_t i, object value):
         raise NotImplementedError
-
-    @property
-    def sequences(self):
-        """The sources, as a list."""
-        return [self.source]
 
     cdef object item(self, Py_ssize_t i):
         return self.apply(i, pull(self, i, self.source, i))
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
-        cdef list values = pull_many(self, indices, self.source, indices, n)
-        return [self.apply(indices[k], values[k]) for k in range(n)]
+        cdef Chain chain = chain_of(self, self, indices, n)
+        return [chain.item(k) for k in range(n)]
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
+
+
+@cython.final
+cdef class Chain:
+    """Items of views that are each made of the same item of the one below: what lies under these is read together.
+
+    From there each item goes the whole way up by itself, so that functions see what they see when it is read alone, in
+    the same order, and also when one of them fails.
+    """
+    cdef list stages  # from the top down
+    cdef object indices
+    cdef list values  # those read together, of which none is kept that was used
+
+    cdef object item(self, Py_ssize_t k):
+        """Item k of those wanted, once; the next may be had although this one fails."""
+        cdef Py_ssize_t i = self.indices[k], m = len(self.stages)
+        cdef object value = self.values[k]
+        self.values[k] = None
+        try:
+            while m > 0:
+                m -= 1
+                value = (<Mapped>self.stages[m]).apply(i, value)
+        except BaseException as error:
+            raise self.failed(m, i, error)
+        return value
+
+    cdef object failed(self, Py_ssize_t m, Py_ssize_t i, object error):
+        """What to raise when stage m raised the error for item i."""
+        while m > 0:
+            m -= 1
+            error = source_error(self.stages[m], i, self.stages[m + 1], i, error, seterr())
+        return error
+
+
+cdef Chain chain_of(View stage, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """The items of the source at the indices, which the stage needs for its own of the same indices."""
+    cdef Chain chain = Chain.__new__(Chain)
+    cdef Py_ssize_t m
+    chain.stages = []
+    while is_a(source, Mapped):
+        stage = <View>source
+        source = (<Mapped>source).source
+        chain.stages.append(stage)
+    chain.indices = array_of(indices, n).tolist()
+    m = len(chain.stages) - 1
+    try:
+        chain.values = pull_many(stage, indices, source, indices, n)
+    except BaseException as error:
+        while m > 0:
+            m -= 1
+            error = joint_error(chain.stages[m], indices[0], chain.stages[m + 1], indices, n, error, seterr())
+        raise error
+    return chain
+
+
+cdef class Applied(Mapped):
+    """A function of each item of one source."""
+    cdef readonly object f
+
+    @property
+    def sequences(self):
+        """The sources, as a list."""
+        return [self.source]
 
     cdef object iterate(self, Py_ssize_t start):
         if is_a(self.source, View):
@@ -2997,7 +3054,7 @@ cdef class Uniter(View):
 
 
 @cython.final
-cdef class Debug(Derived):
+cdef class Debug(Mapped):
     """debug[i] = source[i], seen by probe(i, source[i])"""
     cdef object probe
 
@@ -3005,33 +3062,18 @@ cdef class Debug(Derived):
         self.probe = probe
         self.adopt(source)
 
-    cdef object item(self, Py_ssize_t i):
-        value = pull(self, i, self.source, i)
-        self.show(i, value)
-        return value
-
-    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t k
-        cdef list values = pull_many(self, indices, self.source, indices, n)
-        for k in range(n):
-            self.show(indices[k], values[k])
-        return values
-
-    cdef str label(self):
-        return f"debug({name_of(self.probe)})"
-
-    cdef int show(self, Py_ssize_t i, object value) except -1:
+    cdef object apply(self, Py_ssize_t i, object value):
         try:
             call(self, self.probe, (i, value))
         except BaseException as error:
             raise function_error(self, i, error)
-        return 0
+        return value
+
+    cdef str label(self):
+        return f"debug({name_of(self.probe)})"
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, i, value)
-
-    cdef Py_ssize_t grain(self) except -1:
-        return grain_of(self.source)
 
     def __reduce__(self):
         return Debug, (self.source, self.probe), self.site
