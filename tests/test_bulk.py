@@ -1,6 +1,7 @@
 """Reads of many items at once: the same items, by fewer and larger reads of the sources."""
 
 import array
+import os
 import threading
 import tracemalloc
 
@@ -18,10 +19,12 @@ from lazyseq import (
     concatenate,
     cycle,
     gather,
+    guard,
     interleave,
     prefetch,
     seterr,
     smap,
+    split,
     starmap,
     switch,
     unbatch,
@@ -89,7 +92,9 @@ def test_getitems_takes_what_brackets_take():
     [
         ([0, 5], IndexError, r"smap\(str\) index 5 is out of range for 5 items"),
         ([-6], IndexError, r"smap\(str\) index -6 is out of range for 5 items"),
-        ([2**70], IndexError, "index"),
+        ([2**70], IndexError, rf"index {2**70} is out of range of the <lazyseq smap\(str\) of 5 items>"),
+        ([2**63], IndexError, rf"index {2**63} is out of range of the <lazyseq smap\(str\) of 5 items>"),
+        ([[1], [1, 2]], TypeError, r"smap\(str\) indices must be integers, got sequences of different lengths"),
         ([0.5], TypeError, r"smap\(str\) indices must be integers, got float64 values: \[0.5\]"),
         (np.zeros((2, 2), int), TypeError, r"must have one dimension, got an array of shape \(2, 2\)"),
         (np.ones(4, bool), IndexError, r"a mask of 4 values does not fit the <lazyseq smap\(str\) of 5 items>"),
@@ -189,7 +194,173 @@ def test_a_bulk_read_of_a_prefetch_is_evaluated_by_its_workers_side_by_side(read
         assert read(p, wanted) == wanted
 
 
+def test_each_batch_of_any_source_is_read_once():
+    source = Many([[1, 2], [3, 4], [5, 6]])
+    assert unbatch(source, 2).__getitems__([0, 1, 4, 3]) == [1, 2, 5, 4] and source.asked == [[0, 2, 1]]
+    loads = []
+
+    class Shards:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, i):
+            loads.append(i)
+            return list(range(10 * i, 10 * i + 10))
+
+    assert batch(unbatch(Shards(), 10), 10)[1] == list(range(10, 20)) and loads == [1]
+    assert unbatch([[1, 2], [3, 4]], 2).bulk is None
+
+
+DEEP = {
+    "smap": lambda xs: smap(abs, xs),
+    "smap of two": lambda xs: smap(max, xs, range(10)),
+    "starmap": lambda xs: starmap(abs, collate([xs])),
+    "debug": lambda xs: debug(xs, lambda i, x: None),
+    "collate": lambda xs: smap(sum, collate([xs])),
+    "gather": lambda xs: monitor_throughput(gather(xs, [*range(10)])),  # a gather of a gather is one
+    "lazy gather": lambda xs: gather(xs, LAZY),
+    "gather by it": lambda xs: gather(range(10), xs),
+    "slice": lambda xs: cycle(xs)[:10],
+    "cycle": lambda xs: cycle(xs, 10),
+    "concatenate": lambda xs: monitor_throughput(concatenate([xs, xs])[:10]),
+    "interleave": lambda xs: interleave(xs),
+    "switch": lambda xs: switch([1] * 10, xs, range(10)),
+    "condition": lambda xs: switch(xs, range(10), range(10)),
+    "case": lambda xs: case([0] * 10, xs),
+    "selector": lambda xs: gather(range(10), case(gather([0], cycle([0], 10)), xs)),
+    "batch": lambda xs: unbatch(batch(xs, 5, collate_fn=tuple), 5),
+    "unbatch of plain": lambda xs: unbatch(batch(xs, 5), 5),
+    "monitor": lambda xs: monitor_throughput(xs),
+    "guard": lambda xs: guard(xs),
+}
+LAZY = smap(int, range(10))
+STACK = 512 * 1024 if "asan" not in os.environ.get("LD_PRELOAD", "") else 64 * 1024**2  # frames are larger there
+
+
+def deep(make, view):
+    while True:
+        try:
+            view = make(view)
+        except RecursionError:  # more than 1000
+            return view
+
+
+def in_small_thread(function):
+    found = []
+    before = threading.stack_size(STACK)
+    try:
+        thread = threading.Thread(target=lambda: found.append(function()))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    return found[0]
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_bulk_reads_go_as_deep_as_views_do(name):
+    source = Many(range(10))
+    view = deep(DEEP[name], source)
+    assert view.bulk == "items"
+    assert in_small_thread(lambda: view.__getitems__([1, 0, 3])) == [1, 0, 3]
+    assert source.asked and all(isinstance(indices, list) for indices in source.asked)
+
+
+@pytest.mark.parametrize(
+    "name", ["gather", "slice", "cycle", "concatenate", "interleave", "unbatch of plain", "monitor"]
+)
+def test_blocks_come_from_as_deep_as_views_go(name):
+    rows = np.arange(20.0).reshape(10, 2)
+    view = deep(DEEP[name], rows)
+    assert view.bulk == "block"
+    same(in_small_thread(lambda: np.asarray(view)), rows)
+
+
 # ---- Errors
+
+
+def test_functions_see_each_item_go_the_whole_way_before_the_next():
+    seen = []
+
+    def note(name, fails=()):
+        def function(x, *_):
+            seen.append((name, x))
+            if x in fails:
+                raise KeyError(x)
+            return x
+
+        return function
+
+    view = smap(note("last", [2]), debug(starmap(note("first"), smap(lambda x: (x,), Many(range(6)))), print_none))
+    with pytest.raises(EvaluationError, match=r"item 2 of smap\(function\)") as alone:
+        batch([view[i] for i in range(4)], 4)
+    alone_saw = seen.copy()
+    seen.clear()
+    with pytest.raises(EvaluationError, match=r"item 2 of smap\(function\)"):
+        view.__getitems__(range(4))
+    assert seen == alone_saw == [(name, x) for x in range(3) for name in ("first", "last")]
+    outer = smap(abs, smap(abs, smap(note("inner", [1]), Many(range(6)))))
+    with pytest.raises(EvaluationError) as alone:
+        outer[1]
+    with pytest.raises(EvaluationError) as together:
+        outer.__getitems__([0, 1])
+    assert str(together.value) == str(alone.value) and together.value.__notes__ == alone.value.__notes__
+
+
+def print_none(i, value):
+    pass
+
+
+def test_one_intermediate_item_is_alive_at_a_time():
+    class Heavy:
+        alive = most = 0
+
+        def __init__(self, x):
+            Heavy.alive += 1
+            Heavy.most = max(Heavy.most, Heavy.alive)
+
+        def __del__(self):
+            Heavy.alive -= 1
+
+    assert smap(lambda heavy: 0, smap(Heavy, Many(range(20)))).__getitems__(range(20)) == [0] * 20
+    assert Heavy.most <= 2
+
+
+def test_an_index_beyond_the_last_batch_shows_functions_no_more_items():
+    seen = []
+    view = unbatch(batch(smap(lambda x: seen.append(x) or x, Many(range(6))), 4), 4)
+    with pytest.raises(EvaluationError, match="item 6 of unbatch"):
+        view.__getitems__([0, 6, 1])
+    assert seen == [0, 4, 5]  # the last two are the batch of item 6
+
+
+def failing_in_file(fails, error):
+    class Failing(InFile):
+        def __getitem__(self, key):
+            found = super().__getitem__(key)
+            if isinstance(key, slice):
+                key = range(*key.indices(len(self)))
+            if fails in (key if hasattr(key, "__len__") else [key]):
+                raise error("no such block")
+            return found
+
+    return Failing(ROWS)
+
+
+@pytest.mark.parametrize("collate_fn", [None, np.stack])
+def test_a_read_of_a_file_that_fails_is_made_once(collate_fn):
+    source = failing_in_file(7, OSError)
+    with pytest.raises(EvaluationError, match="failed to evaluate item 0 of gather") as caught:
+        batch(gather(source, [3, 9, 7, 1]), 4, collate_fn=collate_fn)[0]
+    assert source.asked == [[1, 3, 7, 9]] and isinstance(caught.value.__cause__, OSError)
+    assert "in a read of 4 items together" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("collate_fn", [None, np.stack])
+def test_an_error_that_may_refuse_the_indices_is_told_by_the_items(collate_fn):
+    source = failing_in_file(7, ValueError)
+    with pytest.raises(EvaluationError, match="failed to evaluate item 2 of gather"):
+        batch(gather(source, [3, 9, 7, 1]), 4, collate_fn=collate_fn)[0]
 
 
 def test_a_function_that_fails_in_a_bulk_read_is_called_once_for_each_item():
@@ -271,6 +442,23 @@ ARRAYS = {
     "in a file": InFile(ROWS),
     "numbers in a file": InFile(np.arange(20)),
 }
+
+
+def h5py_dataset(data):
+    file = pytest.importorskip("h5py").File(f"{id(data)}", "w", driver="core", backing_store=False)
+    return file.create_dataset("data", data=data)
+
+
+def tensor(data):
+    return pytest.importorskip("torch").from_numpy(data)
+
+
+OF_LIBRARIES = {  # of the extra `interop`
+    "h5py": lambda: h5py_dataset(ROWS),
+    "numbers of h5py": lambda: h5py_dataset(np.arange(20)),
+    "torch": lambda: tensor(ROWS.copy()),
+    "numbers of torch": lambda: tensor(np.arange(20)),
+}
 NO_BLOCKS = {  # what numpy.stack makes of their items depends on the values, or is of another type
     "other byte order": ROWS.astype(">f4"),
     "texts": np.array([str(i) for i in range(20)]),
@@ -303,14 +491,15 @@ def same(found, expected):
     assert type(found) is type(expected)
     assert found.shape == expected.shape and found.dtype == expected.dtype
     assert found.flags.writeable == expected.flags.writeable
+    assert found.flags.c_contiguous  # also where NumPy would keep another order of the items
     np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("stack", [np.stack, np.array, np.asarray])
 @pytest.mark.parametrize("name", INDEX_ONLY)
-@pytest.mark.parametrize("kind", ARRAYS)
+@pytest.mark.parametrize("kind", [*ARRAYS, *OF_LIBRARIES])
 def test_a_block_is_what_the_function_makes_of_the_items(kind, name, stack):
-    source = ARRAYS[kind]
+    source = ARRAYS[kind] if kind in ARRAYS else OF_LIBRARIES[kind]()
     view = INDEX_ONLY[name](source)
     batches = batch(view, 4, collate_fn=stack)
     assert batches.bulk == "block" and (view is source or view.bulk == "block")
@@ -329,6 +518,29 @@ def test_a_block_is_what_the_function_makes_of_the_items(kind, name, stack):
     if view is not source:
         same(np.asarray(view), np.array(items))
         assert np.asarray(view, dtype="c16").dtype == np.complex128 if "dates" not in kind else True
+
+
+@pytest.mark.parametrize("rows", [range(4, 9), [7, 3, 3, 0, 9]])
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.zeros((200_000, 8))[::2],
+        np.zeros((100_000, 8), order="F"),
+        np.zeros(100_001 * 8 + 1, np.uint8)[1:-8].view(float).reshape(-1, 8),  # not aligned
+        np.lib.stride_tricks.sliding_window_view(np.zeros(10**6), 10**5),
+        np.broadcast_to(np.zeros(8), (10**12, 8)),
+    ],
+    ids=["strided", "columns first", "not aligned", "windows", "broadcast"],
+)
+def test_a_block_takes_the_memory_of_its_rows(source, rows):
+    view = batch(gather(source, rows), 5, collate_fn=np.stack)
+    view[0]
+    tracemalloc.start()
+    found = view[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.shape == (5, *source.shape[1:]) and found.flags.c_contiguous
+    assert peak < 3 * found.nbytes + 10_000
 
 
 @pytest.mark.parametrize("name", INDEX_ONLY)
@@ -353,6 +565,90 @@ def test_neighbours_in_a_file_are_one_slice_and_others_are_asked_for_in_order():
     source.asked.clear()
     assert [row.tolist() for row in smap(abs, source).__getitems__([3, 2, 2])] == ROWS[[3, 2, 2]].tolist()
     assert source.asked == [(2, 4)]
+
+
+def test_evenly_spaced_rows_of_a_file_are_one_slice():
+    class Spaced(InFile):
+        def __getitem__(self, key):
+            self.keys.append(key)
+            return super().__getitem__(key)
+
+    source = Spaced(ROWS)
+    source.keys = []
+    for indices in (range(3, 18, 5), range(18, 2, -5), [13, 3, 8, 3]):
+        same(batch(gather(source, indices), 4, collate_fn=np.stack)[0], ROWS[list(indices)])
+    assert source.keys == [slice(3, 14, 5), slice(3, 19, 5), slice(3, 14, 5)]
+
+
+def test_rows_of_a_file_keep_no_others_alive():
+    rows = smap(lambda row: row, InFile(ROWS)).__getitems__([3, 4, 9])
+    assert all(row.base is None and row.flags.writeable for row in rows)
+
+
+def test_what_comes_to_no_block_is_not_tried_again():
+    class Masked(InFile):
+        def __getitem__(self, key):
+            return np.ma.masked_array(super().__getitem__(key))
+
+    source = Masked(np.arange(20))
+    batches = batch(gather(source, [3, 1, 7, 9, 8, 2]), 3, collate_fn=np.array)
+    assert batches.bulk == "block"
+    assert [found.tolist() for found in batches] == [[3, 1, 7], [9, 8, 2]]
+    assert batches.bulk == "items" and source.asked == [[1, 3, 7], [1, 3, 7], [2, 8, 9]]
+
+
+def test_an_index_that_is_out_of_range_ends_no_blocks():
+    batches = batch(gather(ROWS, [1, 99, 2, 3]), 2, collate_fn=np.stack)
+    with pytest.raises(IndexError):
+        batches[0]
+    assert batches.bulk == "block" and batches[1].tolist() == ROWS[2:4].tolist()
+
+
+def test_parts_that_differ_say_that_there_are_no_blocks():
+    for other in (np.zeros(3), np.zeros((3, 2), np.int64), InFile(np.zeros(3)), array.array("f", [1])):
+        parts = [np.arange(3), gather(cycle(other), [0, 1])]
+        assert concatenate(parts).bulk != "block" != interleave(*parts).bulk
+    assert concatenate([np.arange(3), array.array("b", [1]), InFile(np.arange(9))[:0:1]]).bulk == "block"
+
+
+def test_blocks_of_endless_views():
+    endless = cycle(ROWS)
+    for view in (gather(endless, [45, 3]), gather(endless, range(45, 2, -42)), concatenate([ROWS, endless])[[45, 3]]):
+        assert view.bulk == "block"
+        batches = batch(view, 2, collate_fn=np.stack)
+        same(batches[0], ROWS[[5, 3]])
+        assert batches.bulk == "block"
+    same(batch(gather(ROWS, range(-2, 3)), 5, collate_fn=np.stack)[0], ROWS[[-2, -1, 0, 1, 2]])
+
+
+def test_a_batch_of_unknown_length_is_read_item_by_item():
+    view = batch(smap(str, concatenate([Many(range(3)), uniter(range(3))])), 2)
+    assert view.bulk is None and list(view) == [["0", "1"], ["2", "0"], ["1", "2"]]
+
+
+def test_batches_that_cut_no_evaluation_are_each_one_read():
+    source = Many(range(16))
+    view = batch(collate([unbatch(smap(lambda i: [i] * 4, range(4)), 4), source]), 8)
+    assert sum(view, []) == [(i // 4, i) for i in range(16)]
+    assert source.asked == [list(range(8)), list(range(8, 16))]
+
+
+def test_an_array_of_a_view_casts_as_its_items_do():
+    with pytest.raises(OverflowError):
+        np.asarray(gather(array.array("i", [300]), [0]), dtype=np.uint8)
+    with pytest.raises(ValueError, match="NaN"):
+        np.asarray(gather(np.array([np.nan]), [0]), dtype=np.int64)
+    assert np.asarray(gather(ROWS, [0]), dtype=np.float16).dtype == np.float16
+
+
+def test_a_split_reads_nothing():
+    assert split(Many(range(6)), 2).bulk is None
+
+
+def test_ranges_are_sliced_and_arange_is_one():
+    view = gather(ROWS, range(18, 0, -2))
+    assert view[2:5].indexes == [14, 12, 10] and view[2:5].children[0] is ROWS and view[::-3].indexes == [2, 8, 14]
+    assert gather(ROWS, arange(5)).bulk == "block" and gather(ROWS, arange(5)).indexes == [0, 1, 2, 3, 4]
 
 
 def test_a_view_with_a_function_has_no_blocks():
@@ -624,6 +920,52 @@ class Lending:
     def __dlpack__(self, *, copy=None, **options):
         self.copies += copy is not False
         return (self.rows if copy is False else self.rows.copy()).__dlpack__(**options)
+
+
+class OlderLending(Lending):
+    """The same, of the time before there was a word for it."""
+
+    def __dlpack__(self, stream=None):
+        return self.rows.__dlpack__()
+
+
+class Copying(Lending):
+    def __dlpack__(self, stream=None):
+        return self.rows.copy().__dlpack__()
+
+
+class Boxing(OlderLending):
+    """One whose items are objects of its own, as pyarrow's are."""
+
+    def __getitem__(self, i):
+        return [self.rows[i]]
+
+
+class Tenfold(OlderLending):
+    def __getitem__(self, i):
+        return self.rows[i] * 10
+
+
+def test_memory_is_lent_by_an_older_protocol_too():
+    source = OlderLending(np.arange(6.0) + 1)
+    view = gather(source, [3, 0])
+    assert view.bulk == "block"
+    same(batch(view, 2, collate_fn=np.stack)[0], np.array([4.0, 1]))
+
+
+@pytest.mark.parametrize("kind", [Copying, Boxing, Tenfold])
+def test_items_that_are_no_rows_of_lent_memory_are_read(kind):
+    source = kind(np.arange(6.0) + 1)
+    view = gather(source, [3, 0])
+    assert view.bulk is None
+    same(batch(view, 2, collate_fn=np.stack)[0], np.stack([source[3], source[0]]))
+
+
+def test_items_of_pyarrow_are_objects():
+    numbers = pytest.importorskip("pyarrow").array([1, 2, 3])
+    view = gather(numbers, [2, 0])
+    assert view.bulk is None
+    assert batch(view, 2, collate_fn=np.stack)[0].tolist() == [numbers[2], numbers[0]]
 
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy asks for no copies since 2.1")

@@ -47,6 +47,9 @@ cdef extern from *:
 
 # View.item as C sees it: a NULL means that an exception is set, and costs no try statement to notice.
 ctypedef PyObject *(*item_function)(PyObject *view, Py_ssize_t i) noexcept
+# The same of View.items and View.block; a try statement takes much of the C stack, too.
+ctypedef PyObject *(*items_function)(PyObject *view, const Py_ssize_t *indices, Py_ssize_t n) noexcept
+ctypedef PyObject *(*block_function)(PyObject *view, PyObject *rows) noexcept
 
 
 cdef class Site:
@@ -144,6 +147,12 @@ cdef inline object read(object source, Py_ssize_t j):
     return foreign_item(source, j)
 
 
+# A C compiler takes what is exported for no part of its only caller, whose frame on the stack stays small.
+cdef list pull_foreign(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n)
+cdef list pull_many_failed(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices,
+                           Py_ssize_t n)
+cdef object foreign_block(View stage, object wanted, object source, object rows)
+cdef int put(list values, object places, list found) except -1
 cdef object pull_with_care(View stage, Py_ssize_t i, object source, Py_ssize_t j)
 cdef object pull_failed(View stage, Py_ssize_t i, object source, Py_ssize_t j)
 

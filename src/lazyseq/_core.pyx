@@ -176,6 +176,7 @@ cdef object basic_size = attrgetter("__basicsize__")
 cdef enum:
     MAX_DEPTH = 1000
     MAX_NESTING = 5000
+    VIEWS_OF_BULK = 4  # whose C stack each level of a read of many items takes; MAX_DEPTH levels are to fit
     MOST_NEIGHBOURS = 16  # on each side, among which a guard looks for one that can be had
     MOST_SHOWN = 10  # failures that an error tells
     MOST_TEXT = 200  # characters of each
@@ -357,18 +358,40 @@ cdef bint shares_of(object source):
 
 cdef list pull_many(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
     """[source[j] for j in indices], which the stage needs for its items `wanted`; together if that is worth it."""
+    cdef PyObject *found
+    if n == 0 or not shares_of(source):
+        return pull_each(stage, wanted, source, indices, n)
+    if not is_a(source, View):
+        return pull_foreign(stage, wanted, source, indices, n)
+    enter(stage, VIEWS_OF_BULK)
+    found = (<items_function>(<View>source).items)(<PyObject *>source, indices, n)
+    leave(VIEWS_OF_BULK)
+    return <list>owned(found) if found != NULL else pull_many_failed(stage, wanted, source, indices, n)
+
+
+cdef list pull_each(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """The same, one after the other."""
     cdef Py_ssize_t k
-    if n == 0:
-        return []
-    if not shares_of(source):
-        return [pull(stage, wanted[k], source, indices[k]) for k in range(n)]
-    enter(stage)
+    return [pull(stage, wanted[k], source, indices[k]) for k in range(n)]
+
+
+cdef list pull_many_failed(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices,
+                           Py_ssize_t n):
+    """Raise what the view `source` has raised for these items as the stage's."""
+    raise joint_error(stage, wanted[0], source, indices, n, taken_error(), seterr())
+
+
+cdef list pull_foreign(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
+    """The same of a source that is no view and shares work."""
+    cdef list found
+    enter(stage, views_of(stage))
     try:
-        return (<View>source).items(indices, n) if isinstance(source, View) else foreign_items(source, indices, n)
+        found = foreign_items(source, indices, n)
     except BaseException as error:
         raise joint_error(stage, wanted[0], source, indices, n, error, seterr())
     finally:
-        leave(stage)
+        leave(views_of(stage))
+    return pull_each(stage, wanted, source, indices, n) if found is None else found
 
 
 @cython.final
@@ -380,34 +403,39 @@ cdef class Raised:
     def __init__(self, error):
         self.error = error
 
+    cdef int tell(self, View stage, Py_ssize_t i, object source, Py_ssize_t j) except -1:
+        """The stage's item i needs item j of the source, which is this."""
+        if self.stage is not stage:
+            self.stage = stage
+            self.error = source_error(stage, i, source, j, self.error, seterr())
+        return 0
+
 
 cdef list tried(View stage, const Py_ssize_t *wanted, object source, const Py_ssize_t *indices, Py_ssize_t n):
     """The same, but a Raised takes the place of what fails."""
     cdef Py_ssize_t k
-    cdef Raised failed
     cdef list found
-    if n == 0:
-        return []
-    enter(stage)
-    try:
-        if not shares_of(source):
-            found = tried_singly(source, indices, n)
-        elif isinstance(source, View):
-            found = (<View>source).tries(indices, n)
-        else:
-            try:
-                found = foreign_items(source, indices, n)
-            except Exception:  # which does not tell what failed
-                found = tried_singly(source, indices, n)
-    finally:
-        leave(stage)
+    if n == 0 or not shares_of(source):
+        found = tried_singly(source, indices, n)
+    else:
+        enter(stage, VIEWS_OF_BULK)
+        try:
+            found = (<View>source).tries(indices, n) if isinstance(source, View) else tried_foreign(source, indices, n)
+        finally:
+            leave(VIEWS_OF_BULK)
     for k in range(n):
         if type(found[k]) is Raised:
-            failed = found[k]
-            if failed.stage is not stage:
-                failed.stage = stage
-                failed.error = source_error(stage, wanted[k], source, indices[k], failed.error, seterr())
+            (<Raised>found[k]).tell(stage, wanted[k], source, indices[k])
     return found
+
+
+cdef list tried_foreign(object source, const Py_ssize_t *indices, Py_ssize_t n):
+    cdef list found = None
+    try:
+        found = foreign_items(source, indices, n)
+    except Exception:  # which does not tell what failed
+        pass
+    return tried_singly(source, indices, n) if found is None else found
 
 
 cdef list tried_singly(object source, const Py_ssize_t *indices, Py_ssize_t n):
@@ -422,14 +450,16 @@ cdef list tried_singly(object source, const Py_ssize_t *indices, Py_ssize_t n):
 
 
 cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
-    cdef Py_ssize_t k
-    cdef list wanted = [indices[k] for k in range(n)]
-    cdef list found
+    """The items, or None where the source takes no such indices."""
+    cdef list wanted, found
     if not hasattr(type(source), "__getitems__"):
-        try:
-            return list(rows_of(source, numpy.array(wanted, numpy.intp)))
-        except Exception:  # it takes no such indices, or cannot be read, which the items tell then
-            return [foreign_item(source, i) for i in wanted]
+        rows = rows_of(source, array_of(indices, n))
+        if rows is None:
+            return None
+        if n > 1 and getattr(rows, "ndim", 1) > 1:  # each would keep all of them in memory
+            return [row.copy() for row in rows]
+        return list(rows)
+    wanted = array_of(indices, n).tolist()
     values = source.__getitems__(wanted)
     # One by one: Cython does not ask whether a class among several has raised, as a signal's handler may.
     if (not hasattr(type(values), "__len__") or isinstance(values, str) or isinstance(values, bytes)
@@ -442,19 +472,39 @@ cdef list foreign_items(object source, const Py_ssize_t *indices, Py_ssize_t n):
     return found
 
 
+# What a source raises that takes no such indices; it may mean other things too, which the items tell then.
+REFUSALS = (TypeError, ValueError, LookupError, AttributeError, NotImplementedError)
+
+
 cdef object rows_of(object source, object rows):
-    """source[rows], where such an array takes slices, and indices that increase."""
+    """source[rows], where such an array takes slices, and indices that increase; None where it does not take them."""
+    cdef Py_ssize_t n
+    cdef object order = None
+    if type(rows) is not slice:
+        unique, order = numpy.unique(rows, return_inverse=True)
+        if (numpy.diff(rows) > 0).all():
+            order = None
+        rows = unique
+    key = as_slice(rows)
+    n = key.stop - key.start if type(rows) is slice else len(rows)
+    try:
+        found = source[key]
+        return None if len(found) != n else found if order is None else found[order]
+    except REFUSALS:
+        return None
+
+
+cdef object as_slice(object rows):
+    """A slice, where the rows, which increase, are evenly spaced."""
     cdef Py_ssize_t n
     if type(rows) is slice:
-        found, n = source[rows], rows.stop - rows.start
-    else:
-        unique, order = numpy.unique(rows, return_inverse=True)
-        n = len(unique)
-        first, last = int(unique[0]), int(unique[n - 1])
-        found = source[first:last + 1] if last - first == n - 1 else source[unique]
-    if len(found) != n:
-        raise IndexError(f"{type(source).__name__} gave {len(found)} items where {n} were asked for")
-    return found if type(rows) is slice or (numpy.diff(rows) > 0).all() else found[order]
+        return rows
+    n = len(rows)
+    first, last = int(rows[0]), int(rows[n - 1])
+    if last - first == n - 1:
+        return slice(first, last + 1)
+    # Of two that are far apart, a slice would pass over much.
+    return slice(first, last + 1, int(rows[1]) - first) if n > 2 and not numpy.diff(rows, 2).any() else rows
 
 
 cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_t *indices, Py_ssize_t n, object error,
@@ -478,23 +528,53 @@ cdef object joint_error(View stage, Py_ssize_t i, object source, const Py_ssize_
 
 cdef list scattered(View stage, const Py_ssize_t *wanted, tuple parts, which, positions):
     """[parts[k][j] for k, j in zip(which, positions)], each part being asked once."""
-    cdef Py_ssize_t n = len(which), begin = 0, end, m, k
-    cdef Py_ssize_t[::1] order, part, inner, outer
-    cdef list found, values = [None] * n
-    if n == 0:
-        return values
-    by_part = numpy.argsort(which, kind="stable")
-    order, part, inner = by_part, which[by_part], positions[by_part]
-    outer = numpy.array([wanted[order[m]] for m in range(n)], numpy.intp)
-    while begin < n:
-        k, end = part[begin], begin + 1
-        while end < n and part[end] == k:
-            end += 1
-        found = pull_many(stage, &outer[begin], parts[k], &inner[begin], end - begin)
-        for m in range(begin, end):
-            values[order[m]] = found[m - begin]
-        begin = end
+    cdef Py_ssize_t k, begin, end
+    cdef list values = [None] * len(which)
+    order = numpy.argsort(which, kind="stable")
+    inner, outer = positions[order], array_of(wanted, len(which))[order]
+    for k, begin, end in runs_of(which[order]):
+        put(values, order[begin:end],
+            pull_many(stage, data_of(outer) + begin, parts[k], data_of(inner) + begin, end - begin))
     return values
+
+
+cdef int put(list values, object places, list found) except -1:
+    """values[places[k]] = found[k]"""
+    for place, value in zip(places.tolist(), found):
+        values[place] = value
+    return 0
+
+
+cdef list runs_of(object numbers):
+    """[(k, begin, end), ...], numbers[begin:end] being k all along."""
+    cdef const Py_ssize_t[::1] which = numbers
+    cdef Py_ssize_t begin = 0, end, n = which.shape[0]
+    cdef list runs = []
+    while begin < n:
+        end = begin + 1
+        while end < n and which[end] == which[begin]:
+            end += 1
+        runs.append((which[begin], begin, end))
+        begin = end
+    return runs
+
+
+cdef object array_of(const Py_ssize_t *indices, Py_ssize_t n):
+    """A copy of the indices, as an array."""
+    cdef Py_ssize_t k
+    cdef Py_ssize_t[::1] copy = numpy.empty(n, numpy.intp)
+    for k in range(n):
+        copy[k] = indices[k]
+    return numpy.asarray(copy)
+
+
+cdef Py_ssize_t *data_of(object array) except? NULL:
+    """Where an array of indices lies, as long as the caller holds it.
+
+    What reads on has no memoryviews of its own: each takes as much C stack as two views.
+    """
+    cdef Py_ssize_t[::1] numbers = array
+    return &numbers[0] if numbers.shape[0] else NULL
 
 
 # ---- Many items as one array ----------------------------------------------------------------------------------------
@@ -526,19 +606,33 @@ cdef bint dense_of(object source):
     if takes_index_arrays(source):
         try:
             return stackable(source.dtype)
-        except Exception:  # see foreign_items
+        except Exception:  # such as that of a closed file
             return False
-    return (type(source) in NUMBERS or lends_its_memory(type(source))) and array_over(source) is not None
+    if type(source) in NUMBERS:
+        return array_over(source) is not None
+    return lends_its_rows(source)
 
 
-cdef bint lends_its_memory(object kind) except -1:
-    """Whether it has DLPack, and its items are its own rows: a subclass may have a __getitem__ of another mind."""
-    for base in kind.__mro__:
+cdef bint lends_its_rows(object source) except -1:
+    """Whether it has DLPack without a copy, and its items are the rows there: pyarrow's are objects of its own.
+
+    A subclass may have a __getitem__ of another mind. To say how batches will be read, the first item is looked at.
+    """
+    for base in type(source).__mro__:
         if "__dlpack__" in base.__dict__:
-            return True
+            break
         if "__getitem__" in base.__dict__:
             return False
-    return False
+    else:
+        return False
+    lent = array_over(source)
+    if lent is None or not numpy.may_share_memory(lent, array_over(source)):
+        return False
+    try:
+        first = numpy.asarray(source[0])
+    except Exception:  # none, or one that is no array
+        return False
+    return first.dtype == lent.dtype and first.shape == lent.shape[1:] and first.tobytes() == lent[0].tobytes()
 
 
 cdef object array_over(object source):
@@ -555,38 +649,92 @@ cdef object array_over(object source):
         elif found is None:
             if source.__dlpack_device__()[0] != 1 or (hasattr(source, "is_neg") and source.is_neg()):
                 return None  # the memory of another device, or one that holds something else than the values
-            found = numpy.from_dlpack(source, **AS_IT_IS)
+            found = lent_array(source)
     except Exception:  # it would rather not: tensors with gradients, types that numpy lacks
         return None
     return found if stackable(found.dtype) else None
 
 
-cdef object block_of(object source, object rows):
-    """numpy.stack([source[j] for j in rows]) as a fresh array, or None."""
-    if isinstance(source, View):
-        return (<View>source).block(rows) if (<View>source).dense else None
+cdef object lent_array(object source):
+    """What it gives by DLPack: not a copy, if it is old enough not to know that it may be told so."""
+    try:
+        return numpy.from_dlpack(source, **AS_IT_IS)
+    except TypeError:
+        return numpy.from_dlpack(source)
+
+
+cdef object row_of(object source):
+    """The dtype and shape of the items of a dense source: all that such views read agree in it."""
+    while isinstance(source, View):
+        source = (<View>source).sources()[0]
+    if takes_index_arrays(source):
+        return numpy.dtype(source.dtype), tuple(source.shape[1:])
+    found = array_over(source)
+    return None if found is None else (item_dtype(source, found), found.shape[1:])
+
+
+cdef object item_dtype(object source, object found):
+    """What numpy makes of the source's items: Python's own numbers are of few types."""
+    if type(source) in NUMBERS and found.dtype.kind != "b":
+        return numpy.dtype("f8" if found.dtype.kind == "f" else "i8")
+    return found.dtype
+
+
+cdef bint casts(object source, object dtype) except -1:
+    """Whether a block of the source becomes what its items do: of these, a number that does not fit may be an error."""
+    if dtype is None:
+        return True
+    row = row_of(source)
+    return row is not None and numpy.can_cast(row[0], dtype, "same_kind" if row[0].kind == "f" else "safe")
+
+
+cdef bint dense_together(object sources) except -1:
+    """Whether blocks of all these sources fit together."""
+    return all([dense_of(source) for source in sources]) and len({row_of(source) for source in sources}) == 1
+
+
+cdef object block_of(View stage, object wanted, object source, object rows):
+    """numpy.stack([source[j] for j in rows]) as a fresh array, needed for the stage's items `wanted`, or None."""
+    cdef PyObject *found
+    if not is_a(source, View):
+        return foreign_block(stage, wanted, source, rows)
+    if not (<View>source).dense:
+        return None
+    enter(stage, VIEWS_OF_BULK)
+    found = (<block_function>(<View>source).block)(<PyObject *>source, <PyObject *>rows)
+    leave(VIEWS_OF_BULK)
+    return owned(found)
+
+
+cdef object foreign_block(View stage, object wanted, object source, object rows):
+    """The same of a source that is no view."""
+    cdef Py_ssize_t n, i
     rows = neighbours(rows)
     if takes_index_arrays(source):
         try:
             found = rows_of(source, rows)
-        except Exception:  # see foreign_items
-            return None
+        except BaseException as error:
+            n = rows.stop - rows.start if type(rows) is slice else len(rows)
+            i = wanted.start if type(wanted) is slice else wanted[0]
+            raise joint_error(stage, i, source, NULL, n, error, seterr())
         if type(found) is not numpy.ndarray or not stackable(found.dtype):
             return None
-        return found.copy()  # it may be a part that the source keeps
+        return numpy.array(found, order="C")  # a copy: it may be a part that the source keeps
     found = array_over(source)
     if found is None:
         return None
     try:
         if type(rows) is slice:
-            found = numpy.array(found[rows]) if rows.stop <= len(found) else None
+            block = numpy.array(found[rows], order="C") if rows.stop <= len(found) else None
+        elif found.flags.c_contiguous and found.flags.aligned:
+            block = found.take(rows, 0)  # which would copy all of another array first
         else:
-            found = found.take(rows, 0)
-    except IndexError:
+            block = numpy.ascontiguousarray(found[rows])
+    except (IndexError, MemoryError):
         return None
-    if found is not None and type(source) in NUMBERS:
-        return found if found.dtype.kind == "b" else found.astype("f8" if found.dtype.kind == "f" else "i8")
-    return found
+    if block is not None and type(source) in NUMBERS:
+        return block.astype(item_dtype(source, found), copy=False)
+    return block
 
 
 cdef object neighbours(object rows):
@@ -608,22 +756,21 @@ cdef object all_rows(object rows):
     return numpy.arange(rows.start, rows.stop) if type(rows) is slice else rows
 
 
-cdef object scattered_block(tuple parts, which, positions):
+cdef object scattered_block(View stage, object wanted, tuple parts, which, positions):
     """The block of parts[k][j] for k, j in zip(which, positions), each part being asked once, or None."""
+    cdef Py_ssize_t k, begin, end
     cdef object block = None
     order = numpy.argsort(which, kind="stable")
-    which = which[order]
-    begins = numpy.flatnonzero(numpy.diff(which, prepend=-1))
-    for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(which)]):
-        here = order[begin:end]
-        found = block_of(parts[which[begin]], positions[here])
+    inner, outer = positions[order], all_rows(wanted)[order]
+    for k, begin, end in runs_of(which[order]):
+        found = block_of(stage, outer[begin:end], parts[k], inner[begin:end])
         if found is None:
             return None
         if block is None:
             block = numpy.empty((len(which), *found.shape[1:]), found.dtype)
         elif found.dtype != block.dtype or found.shape[1:] != block.shape[1:]:
             return None
-        block[here] = found
+        block[order[begin:end]] = found
     return block
 
 
@@ -857,7 +1004,7 @@ cdef class View:
         if copy is False:
             raise ValueError(f"{self.label()} computes its items: an array of them is always a copy")
         n = len(self)
-        block = block_of(self, slice(0, n)) if n else None
+        block = self.block(slice(0, n)) if n and self.dense and casts(self, dtype) else None
         return numpy.array(list(self), dtype=dtype) if block is None else numpy.asarray(block, dtype=dtype)
 
     def __repr__(self):
@@ -906,23 +1053,39 @@ cdef bint is_integer(object key):
     return PyLong_CheckExact(key) or (PyIndex_Check(key) and not getattr(key, "ndim", 0))
 
 
-cdef object pack_indices(object indexes, str name):
-    """How a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are."""
+cdef object array_of_any(object indexes, str name):
+    try:
+        return numpy.asarray(indexes)
+    except ValueError:  # lists of different lengths
+        raise TypeError(f"{name} must be integers, got sequences of different lengths") from None
+
+
+cdef object pack_indices(object indexes, str name, str whole="any sequence"):
+    """How a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are.
+
+    Errors call them `name`, and what they are of `whole`.
+    """
     if isinstance(indexes, str):
         raise TypeError(f"{name} must be integers, got a string: {indexes!r}")
+    if type(indexes) is Arange:
+        return (<Arange>indexes).numbers
     if not isinstance(indexes, (list, tuple, numpy.ndarray)):
         if not (hasattr(type(indexes), "__array__") or hasattr(indexes, "typecode")) or isinstance(indexes, View):
             return indexes
-    array = numpy.asarray(indexes)
+    array = array_of_any(indexes, name)
     if array.dtype.kind == "f" and isinstance(indexes, (list, tuple)) and all([PyIndex_Check(i) for i in indexes]):
         array = array.astype(object)  # ints that are too large for numpy together
     if array.size == 0 and array.ndim == 1:
         return numpy.empty(0, numpy.int64)
     if array.dtype.kind == "O":  # ints beyond int64, or objects with an __index__, or neither
         try:
-            array = numpy.array([PyNumber_AsSsize_t(i, IndexError) for i in indexes], numpy.int64)
+            numbers = [as_index(i) for i in indexes]
         except TypeError as error:
             raise TypeError(f"{name} must hold integers: {error}") from None
+        beyond = [i for i in numbers if not -PY_SSIZE_T_MAX <= i <= PY_SSIZE_T_MAX]
+        if beyond:
+            raise IndexError(f"{name}: index {beyond[0]} is out of range of {whole}")
+        array = numpy.array(numbers, numpy.int64)
     if array.ndim != 1:
         raise TypeError(f"{name} must have one dimension, got an array of shape {array.shape}")
     if array.dtype.kind == "b":
@@ -930,7 +1093,7 @@ cdef object pack_indices(object indexes, str name):
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {array.dtype} values: {array[:3].tolist()}...")
     if array.dtype.kind == "u" and array.max() > PY_SSIZE_T_MAX:
-        raise IndexError(f"{name}: {array.max()} is out of range of any sequence")
+        raise IndexError(f"{name}: index {array.max()} is out of range of {whole}")
     return numpy.array(array, numpy.int64, order="C")  # a copy: what becomes of the original is not our concern
 
 
@@ -941,12 +1104,12 @@ cdef object select(View view, object key):
         raise TypeError(f"{view.label()} indices must be integers, slices, index arrays or boolean masks, "
                         f"not {type(key).__name__}: {key!r}")
     if isinstance(key, list) or (hasattr(type(key), "__array__") and not isinstance(key, View)):
-        mask = numpy.asarray(key)
+        mask = array_of_any(key, f"{view.label()} indices")
         if mask.dtype == bool and mask.ndim == 1:
             if len(mask) != view.size():
                 raise IndexError(f"a mask of {len(mask)} values does not fit the {view!r}")
             return numpy.flatnonzero(mask)
-    return pack_indices(key, f"{view.label()} indices")
+    return pack_indices(key, f"{view.label()} indices", f"the {view!r}")
 
 
 # ---- What many views share ------------------------------------------------------------------------------------------
@@ -1162,6 +1325,8 @@ cdef View slice_of(View source, object key):
         start = 0  # where an empty slice stands is nowhere, or before the first item
     if type(source) is Gather and n >= 0:
         return Gather((<Gather>source).source, (<Gather>source).buffer[key])
+    if type(source) is LazyGather and type((<LazyGather>source).lazy) is range:
+        return LazyGather((<LazyGather>source).source, (<LazyGather>source).lazy[key])
     if type(source) is Slice:
         inner = source
         if count == 0 or start > inner.most:
@@ -1201,27 +1366,25 @@ cdef class Slice(Derived):
         return self.most >= (PY_SSIZE_T_MAX - 1 - self.start) // self.step and endless_of(self.source)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        rows = array_of(indices, n)
+        if rows.max() > self.most:
+            return View.items(self, indices, n)  # which fails there
+        rows = self.start + rows * self.step
+        return pull_many(self, indices, self.source, data_of(rows), n)
 
     cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
-        return tried(self, indices, self.source, &mapped[0], n)
-
-    cdef object targets(self, const Py_ssize_t *indices, Py_ssize_t n):
-        """The source's indices."""
-        cdef Py_ssize_t k
-        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
-        for k in range(n):
-            mapped[k] = self.target(indices[k])
-        return mapped.base
+        rows = array_of(indices, n)
+        if rows.max() > self.most:
+            return tried_singly(self, indices, n)
+        rows = self.start + rows * self.step
+        return tried(self, indices, self.source, data_of(rows), n)
 
     cdef object block(self, object rows):
         if (rows.stop if type(rows) is slice else rows.max() + 1) > self.most + 1:
             return None
         if type(rows) is slice and self.step == 1:
-            return block_of(self.source, slice(self.start + rows.start, self.start + rows.stop))
-        return block_of(self.source, self.start + all_rows(rows) * self.step)
+            return block_of(self, rows, self.source, slice(self.start + rows.start, self.start + rows.stop))
+        return block_of(self, rows, self.source, self.start + all_rows(rows) * self.step)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
@@ -1253,32 +1416,37 @@ cdef class SliceIterator(CursorIterator):
 # ---- Smap -----------------------------------------------------------------------------------------------------------
 
 
-cdef int enter(View stage) except -1:
+cdef inline int views_of(View stage) noexcept:
+    """How many views a function of the stage's, or a source, may send a read of one item through."""
+    return 10 + stage.depth
+
+
+cdef int enter(View stage, int views) except -1:
     """Begin what may read this very view: an endless recursion must end in an error rather than with the stack.
 
     A source may give views that read it. Where no function in Python is on the way, as with smap(list, source), only
     this counts the turns; CPython's own count allows, from 3.12 on, more of them than the stack has room for.
     """
     global nesting
-    nesting += 10 + stage.depth
+    nesting += views
     if nesting > MAX_NESTING:
-        leave(stage)
+        leave(views)
         raise RecursionError(f"{stage.label()} made at {stage.site} reads itself without end")
     return 0
 
 
-cdef void leave(View stage) noexcept:
+cdef void leave(int views) noexcept:
     global nesting
-    nesting -= 10 + stage.depth
+    nesting -= views
 
 
 cdef object call(View stage, object f, object arguments):
     """f(*arguments)"""
-    enter(stage)
+    enter(stage, views_of(stage))
     try:
         return f(*arguments)
     finally:
-        leave(stage)
+        leave(views_of(stage))
 
 
 cdef str name_of(object f):
@@ -1289,42 +1457,113 @@ cdef str name_of(object f):
     return name if type(name) is str else type(f).__name__
 
 
-cdef class Applied(Derived):
-    """A function of each item of one source: `apply` says how it is called."""
-    cdef readonly object f
+cdef class Mapped(Derived):
+    """A view whose item i is made of item i of its source: `apply` says how."""
 
     cdef object apply(self, Py_ssize_t i, object value):
         raise NotImplementedError
-
-    @property
-    def sequences(self):
-        """The sources, as a list."""
-        return [self.source]
 
     cdef object item(self, Py_ssize_t i):
         return self.apply(i, pull(self, i, self.source, i))
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k
-        cdef list values = pull_many(self, indices, self.source, indices, n)
-        return [self.apply(indices[k], values[k]) for k in range(n)]
+        cdef Chain chain = chain_of(self, self, indices, n, False)
+        return [chain.item(k) for k in range(n)]
 
     cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
         cdef Py_ssize_t k = 0
-        cdef list values = tried(self, indices, self.source, indices, n)
+        cdef Chain chain = chain_of(self, self, indices, n, True)
+        cdef list values = []
         while k < n:
             try:  # once, and not for each item: it costs as much as a cheap function
                 while k < n:
-                    if type(values[k]) is not Raised:
-                        values[k] = self.apply(indices[k], values[k])
+                    values.append(chain.item(k))
                     k += 1
             except Exception as error:
-                values[k] = Raised(error)
+                values.append(Raised(error))
                 k += 1
         return values
 
     cdef Py_ssize_t grain(self) except -1:
         return grain_of(self.source)
+
+
+@cython.final
+cdef class Chain:
+    """Items of views that are each made of the same item of the one below: what lies under these is read together.
+
+    From there each item goes the whole way up by itself, so that functions see what they see when it is read alone, in
+    the same order, and also when one of them fails.
+    """
+    cdef list stages  # from the top down
+    cdef object indices
+    cdef list values  # those read together, of which none is kept that was used
+
+    cdef object item(self, Py_ssize_t k):
+        """Item k of those wanted, once; the next may be had although this one fails."""
+        cdef Py_ssize_t i = self.indices[k], m = len(self.stages)
+        cdef object value = self.values[k]
+        self.values[k] = None
+        if type(value) is Raised:
+            self.tell(value, i)
+            return value
+        try:
+            while m > 0:
+                m -= 1
+                value = (<Mapped>self.stages[m]).apply(i, value)
+        except BaseException as error:
+            raise self.failed(m, i, error)
+        return value
+
+    cdef int tell(self, Raised value, Py_ssize_t i) except -1:
+        cdef Py_ssize_t m = len(self.stages) - 1
+        if m > 0 and value.stage is not self.stages[0]:
+            while m > 0:
+                m -= 1
+                value.tell(self.stages[m], i, self.stages[m + 1], i)
+        return 0
+
+    cdef object failed(self, Py_ssize_t m, Py_ssize_t i, object error):
+        """What to raise when stage m raised the error for item i."""
+        while m > 0:
+            m -= 1
+            error = source_error(self.stages[m], i, self.stages[m + 1], i, error, seterr())
+        return error
+
+
+cdef Chain chain_of(View stage, object source, const Py_ssize_t *indices, Py_ssize_t n, bint tries):
+    """The items of the source at the indices, which the stage needs for its own of the same indices; see View.tries."""
+    cdef Chain chain = Chain.__new__(Chain)
+    cdef Py_ssize_t m
+    chain.stages = []
+    while is_a(source, Mapped):
+        stage = <View>source
+        source = (<Mapped>source).source
+        chain.stages.append(stage)
+    chain.indices = array_of(indices, n).tolist()
+    m = len(chain.stages) - 1
+    try:
+        if tries:
+            chain.values = tried(stage, indices, source, indices, n)
+        else:
+            chain.values = pull_many(stage, indices, source, indices, n)
+    except BaseException as error:
+        while m > 0:
+            m -= 1
+            error = joint_error(chain.stages[m], indices[0], chain.stages[m + 1], indices, n, error, seterr())
+        raise error
+    return chain
+
+
+cdef class Applied(Mapped):
+    """A function of each item of one source."""
+    cdef readonly object f
+
+    @property
+    def sequences(self):
+        """The sources, as a list."""
+        return [self.source]
 
     cdef object iterate(self, Py_ssize_t start):
         if is_a(self.source, View):
@@ -1398,13 +1637,13 @@ cdef class Smap(Applied):
         raise function_error(self, i, taken_error())
 
     cdef object apply_any(self, Py_ssize_t i, object value):
-        enter(self)
+        enter(self, views_of(self))
         try:
             return self.f(value)
         except BaseException as error:
             raise function_error(self, i, error)
         finally:
-            leave(self)
+            leave(views_of(self))
 
 
 @cython.final
@@ -1512,6 +1751,21 @@ cdef Py_ssize_t within(View stage, object source, Py_ssize_t j) except -1:
     return i
 
 
+cdef object from_start(object indices, Py_ssize_t n):
+    """The indices of n items, those counted from the end replaced; None where one is out of range."""
+    cdef Py_ssize_t k
+    cdef bint negative = False
+    cdef const int64_t[:] targets = indices
+    for k in range(targets.shape[0]):
+        if targets[k] < 0:
+            if n == UNKNOWN or targets[k] < -n:
+                return None
+            negative = True
+        elif not within_size(targets[k], n):
+            return None
+    return numpy.where(indices < 0, indices + n, indices) if negative else indices
+
+
 def gather(source, indexes):
     """The view behind lazyseq.gather, from a checked source."""
     return gather_of(source, pack_indices(indexes, "gather: indexes"))
@@ -1570,12 +1824,12 @@ cdef class Gather(Derived):
         return self.packed.shape[0]
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        targets = self.targets(indices, n)
+        return pull_many(self, indices, self.source, data_of(targets), n)
 
     cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t[::1] mapped = self.targets(indices, n)
-        return tried(self, indices, self.source, &mapped[0], n)
+        targets = self.targets(indices, n)
+        return tried(self, indices, self.source, data_of(targets), n)
 
     cdef object targets(self, const Py_ssize_t *indices, Py_ssize_t n):
         """The source's indices."""
@@ -1583,19 +1837,11 @@ cdef class Gather(Derived):
         cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
         for k in range(n):
             mapped[k] = self.target(indices[k])
-        return mapped.base
+        return numpy.asarray(mapped)
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t k, n = size_of(self.source)
-        cdef bint negative = False
-        cdef object indices = self.buffer[rows]
-        cdef const int64_t[:] targets = indices
-        for k in range(targets.shape[0]):
-            if not 0 <= targets[k] < n:
-                if not -n <= targets[k] < 0:
-                    return None
-                negative = True
-        return block_of(self.source, numpy.where(indices < 0, indices + n, indices) if negative else indices)
+        targets = from_start(self.buffer[rows], size_of(self.source))
+        return None if targets is None else block_of(self, rows, self.source, targets)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, self.target(i), value)
@@ -1671,23 +1917,28 @@ cdef class LazyGather(Derived):
         return pull(self, i, self.source, self.target(i))
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        targets = self.all_meant(indices, pull_many(self, indices, self.lazy, indices, n))
+        return pull_many(self, indices, self.source, data_of(targets), n)
+
+    cdef object all_meant(self, const Py_ssize_t *indices, list targets):
         cdef Py_ssize_t k
-        cdef list targets = pull_many(self, indices, self.lazy, indices, n)
-        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
-        for k in range(n):
+        cdef Py_ssize_t[::1] mapped = numpy.empty(len(targets), numpy.intp)
+        for k in range(len(targets)):
             mapped[k] = self.meant(indices[k], targets[k])
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        return numpy.asarray(mapped)
 
     cdef object block(self, object rows):
         """Only the indices of a range are asked for: others may be computed, and are by the items if this fails."""
         cdef Py_ssize_t n = size_of(self.source)
+        cdef Py_ssize_t most = PY_SSIZE_T_MAX if n == UNKNOWN else n
         ends = (rows.start, rows.stop - 1) if type(rows) is slice else (int(rows.min()), int(rows.max()))
-        if not all([0 <= self.lazy[end] < n for end in ends]):  # Python's numbers, which do not wrap
+        first, last = sorted(self.lazy[end] for end in ends)  # Python's numbers, which do not wrap
+        if first < -most or last >= most:
             return None
-        targets = self.lazy.start + all_rows(rows) * self.lazy.step
-        if type(rows) is slice and self.lazy.step == 1:
-            return block_of(self.source, slice(self.lazy.start + rows.start, self.lazy.start + rows.stop))
-        return block_of(self.source, targets)
+        if type(rows) is slice and self.lazy.step == 1 and first >= 0:
+            return block_of(self, rows, self.source, slice(first, last + 1))
+        targets = from_start(self.lazy.start + all_rows(rows) * self.lazy.step, n)
+        return None if targets is None else block_of(self, rows, self.source, targets)
 
     cdef Py_ssize_t size(self) except? -1:
         return size_of(self.lazy)
@@ -1770,15 +2021,13 @@ cdef class Cycle(Derived):
         return pull(self, i, self.source, self.target(i))
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t k
-        cdef Py_ssize_t[::1] mapped = numpy.empty(n, numpy.intp)
-        for k in range(n):
-            mapped[k] = self.target(indices[k])
-        return pull_many(self, indices, self.source, &mapped[0], n)
+        self.target(0)  # which fails where there is none
+        rows = array_of(indices, n) % size_of(self.source)
+        return pull_many(self, indices, self.source, data_of(rows), n)
 
     cdef object block(self, object rows):
         cdef Py_ssize_t n = size_of(self.source)
-        return block_of(self.source, all_rows(rows) % n) if n > 0 else None
+        return block_of(self, rows, self.source, all_rows(rows) % n) if n > 0 else None
 
     cdef Py_ssize_t size(self) except? -1:
         return self.limit
@@ -1861,7 +2110,7 @@ cdef class Choosing(Joined):
         cdef Py_ssize_t k
         cdef list choices = pull_many(self, indices, self.parts[0], indices, n)
         which = numpy.array([self.chosen(indices[k], choices[k]) for k in range(n)], numpy.intp)
-        return scattered(self, indices, self.parts, which, numpy.array([indices[k] for k in range(n)], numpy.intp))
+        return scattered(self, indices, self.parts, which, array_of(indices, n))
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.part_for(i), i, value)
@@ -1924,11 +2173,10 @@ cdef class Concatenate(Joined):
             parts = flattened(parts)
             lists = self.begin(parts)
         self.parts = parts
-        self.dense = len(parts) > lists == 0
+        self.dense = len(parts) > lists == 0 and dense_together(parts)
         for k in range(lists, len(parts)):
             self.offsets[k] = self.n
             self.go_under(parts[k])
-            self.dense = self.dense and dense_of(parts[k])
             size = size_of(parts[k])
             if size == UNKNOWN:
                 if k < len(parts) - 1:
@@ -1967,28 +2215,28 @@ cdef class Concatenate(Joined):
         return pull(self, i, self.parts[k], i - self.offsets[k])
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t m, k
-        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
-        for m in range(n):
-            k = self.part_of(indices[m])
-            which[m], positions[m] = k, indices[m] - self.offsets[k]
-        return scattered(self, indices, self.parts, numpy.asarray(which), numpy.asarray(positions))
+        which, positions = self.locate_all(array_of(indices, n))
+        return scattered(self, indices, self.parts, which, positions)
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t m, k, n
-        cdef const Py_ssize_t[:] wanted
-        cdef Py_ssize_t[::1] which, positions
+        cdef Py_ssize_t k
         if type(rows) is slice:
             k = self.part_of(rows.start)
             if rows.stop <= self.offsets[k + 1]:
-                return block_of(self.parts[k], slice(rows.start - self.offsets[k], rows.stop - self.offsets[k]))
-        wanted = all_rows(rows)
-        n = wanted.shape[0]
-        which, positions = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
+                inner = slice(rows.start - self.offsets[k], rows.stop - self.offsets[k])
+                return block_of(self, rows, self.parts[k], inner)
+        which, positions = self.locate_all(all_rows(rows))
+        return scattered_block(self, rows, self.parts, which, positions)
+
+    cdef tuple locate_all(self, object wanted):
+        """Arrays of the parts that hold the items, and where in these."""
+        cdef const Py_ssize_t[:] rows = wanted
+        cdef Py_ssize_t m, k, n = rows.shape[0]
+        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
         for m in range(n):
-            k = self.part_of(wanted[m])
-            which[m], positions[m] = k, wanted[m] - self.offsets[k]
-        return scattered_block(self.parts, numpy.asarray(which), numpy.asarray(positions))
+            k = self.part_of(rows[m])
+            which[m], positions[m] = k, rows[m] - self.offsets[k]
+        return numpy.asarray(which), numpy.asarray(positions)
 
     cdef bint is_as_it_was(self) except -1:
         """Whether all parts have the lengths still that they had."""
@@ -2152,7 +2400,7 @@ cdef class Interleave(Joined):
     def __init__(self, tuple parts):
         cdef Py_ssize_t bit
         self.adopt(parts)
-        self.dense = len(parts) > 0 and all([dense_of(part) for part in parts])
+        self.dense = len(parts) > 0 and dense_together(parts)
         self.sizes = sizes = [size_of(part) for part in parts]
         known = sorted(size for size in sizes if size != UNKNOWN)
         self.n = UNKNOWN if len(known) < len(parts) else 0
@@ -2217,20 +2465,21 @@ cdef class Interleave(Joined):
         return pull(self, i, self.parts[part], row)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t m
-        cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
-        for m in range(n):
-            which[m] = self.locate(indices[m], &positions[m])
-        return scattered(self, indices, self.parts, numpy.asarray(which), numpy.asarray(positions))
+        which, positions = self.locate_all(array_of(indices, n))
+        return scattered(self, indices, self.parts, which, positions)
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t m
-        cdef const Py_ssize_t[:] wanted = all_rows(rows)
-        cdef Py_ssize_t n = wanted.shape[0]
+        which, positions = self.locate_all(all_rows(rows))
+        return scattered_block(self, rows, self.parts, which, positions)
+
+    cdef tuple locate_all(self, object wanted):
+        """Arrays of the parts that hold the items, and where in these."""
+        cdef const Py_ssize_t[:] rows = wanted
+        cdef Py_ssize_t m, n = rows.shape[0]
         cdef Py_ssize_t[::1] which = numpy.empty(n, numpy.intp), positions = numpy.empty(n, numpy.intp)
         for m in range(n):
-            which[m] = self.locate(wanted[m], &positions[m])
-        return scattered_block(self.parts, numpy.asarray(which), numpy.asarray(positions))
+            which[m] = self.locate(rows[m], &positions[m])
+        return numpy.asarray(which), numpy.asarray(positions)
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n
@@ -2402,12 +2651,16 @@ cdef class CollateIterator(CursorIterator):
 
 @cython.final
 cdef class Batch(Derived):
-    """batch[i] = collate_fn([source[i * k], ..., source[i * k + k - 1]])"""
+    """batch[i] = collate_fn([source[i * k], ..., source[i * k + k - 1]])
+
+    Threads: `refused` is atomic, and only says which way to read.
+    """
     cdef readonly object pad, collate_fn
     cdef Py_ssize_t k
     cdef Py_ssize_t most  # the last batch whose items have indices
     cdef bint drop_last
     cdef bint stacks  # whether a batch may be a block of the source's
+    cdef lzs_number refused  # whether one could be had without a block, and not as one: then the others are not tried
 
     def __init__(self, source, Py_ssize_t k, bint drop_last, pad, collate_fn):
         self.k, self.drop_last, self.pad, self.collate_fn = k, drop_last, pad, collate_fn
@@ -2436,22 +2689,32 @@ cdef class Batch(Derived):
         n = size_of(self.source)
         if n != UNKNOWN:
             stop = min(stop, n)
-        if self.stacks and (stop - start == self.k or (stop > start and self.pad is None and not self.drop_last)):
-            block = self.stacked(i, start, stop)
-            if block is not None:
-                return block
-        if n != UNKNOWN or endless_of(self.source):
-            values = self.slice(i, start, stop)
-        else:
-            values = self.slice_to_end(i, start, stop)
-        return self.finish(i, values)
+        if self.as_blocks() and (stop - start == self.k or (stop > start and self.pad is None and not self.drop_last)):
+            return self.stacked(i, start, stop)
+        return self.finish(i, self.values(i, start, stop))
+
+    cdef inline bint as_blocks(self) noexcept:
+        return self.stacks and not self.refused
 
     cdef object stacked(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
-        """Batch i as a block, or None."""
+        """Batch i as a block, or what its items give."""
         try:
-            return block_of(self.source, slice(start, stop))
+            block = block_of(self, slice(i, i + 1), self.source, slice(start, stop))
+        except EvaluationError as error:
+            raise error if not is_a(self.source, View) else function_error(self, i, error)
         except BaseException as error:
             raise function_error(self, i, error)
+        if block is not None:
+            return block
+        found = self.finish(i, self.values(i, start, stop))
+        lzs_begin(&self.refused)
+        return found
+
+    cdef list values(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
+        """The items from start to stop, or to the end of the source, for batch i."""
+        if size_of(self.source) != UNKNOWN or endless_of(self.source):
+            return self.slice(i, start, stop)
+        return self.slice_to_end(i, start, stop)
 
     cdef object finish(self, Py_ssize_t i, list values):
         """Batch i out of its items."""
@@ -2476,11 +2739,10 @@ cdef class Batch(Derived):
         return [pull(self, i, self.source, j) for j in range(start, stop)]
 
     cdef list together(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
-        cdef Py_ssize_t[::1] wanted, positions
         if stop <= start:
             return []
         wanted, positions = numpy.full(stop - start, i), numpy.arange(start, stop)
-        return pull_many(self, &wanted[0], self.source, &positions[0], stop - start)
+        return pull_many(self, data_of(wanted), self.source, data_of(positions), stop - start)
 
     cdef list slice_to_end(self, Py_ssize_t i, Py_ssize_t start, Py_ssize_t stop):
         """The same where the source may end before."""
@@ -2505,20 +2767,26 @@ cdef class Batch(Derived):
     @property
     def bulk(self):
         """How a batch is read: "block", as one array; "items", together; or None, item by item."""
-        return "block" if self.stacks else "items" if self.shares else None
+        return "block" if self.as_blocks() else "items" if self.reads_together() else None
+
+    cdef bint reads_together(self):
+        """Whether a batch is one read of many items: not where some of them may be beyond the end."""
+        try:
+            return self.shares and (size_of(self.source) != UNKNOWN or endless_of(self.source))
+        except Exception:  # a length that cannot be had, as reading will tell
+            return False
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
         """The items of all the batches are read together, unless each batch is a block."""
         cdef Py_ssize_t m, begin = 0, size = size_of(self.source)
-        cdef Py_ssize_t[::1] wanted, positions
         cdef list values
-        if self.stacks or size == UNKNOWN:
+        if self.as_blocks() or size == UNKNOWN:
             return View.items(self, indices, n)
         starts = numpy.array([self.begin(indices[m]) for m in range(n)], numpy.intp)
         counts = numpy.clip(size - starts, 0, self.k)
-        wanted = numpy.repeat(numpy.array([indices[m] for m in range(n)], numpy.intp), counts)
+        wanted = numpy.repeat(array_of(indices, n), counts)
         positions = numpy.concatenate([numpy.arange(start, start + count) for start, count in zip(starts, counts)])
-        values = pull_many(self, &wanted[0], self.source, &positions[0], positions.shape[0]) if len(positions) else []
+        values = pull_many(self, data_of(wanted), self.source, data_of(positions), len(positions))
         batches = []
         for m in range(n):
             batches.append(self.finish(indices[m], values[begin:begin + counts[m]]))
@@ -2542,8 +2810,9 @@ cdef class Batch(Derived):
         return grain // self.k if grain % self.k == 0 else 1
 
     cdef object iterate(self, Py_ssize_t start):
-        # Where neighbours share an evaluation, reading on shares more than reading each batch together.
-        by_index = self.stacks or type(self.source) is list or (self.shares and grain_of(self.source) == 1)
+        # Where neighbours of two batches share an evaluation, reading on shares more than reading each batch together.
+        by_index = type(self.source) is list or self.as_blocks()
+        by_index = by_index or (self.reads_together() and self.k % grain_of(self.source) == 0)
         return ViewIterator(self, start) if by_index else BatchIterator(self, start)
 
     def __reduce__(self):
@@ -2585,7 +2854,7 @@ cdef class Unbatch(Derived):
         if type(source) is Batch and (<Batch>source).k == k and (<Batch>source).is_plain():
             self.flat = (<Batch>source).source
         self.adopt(source)
-        self.shares = isinstance(source, View) if self.flat is None else shares_of(self.flat)
+        self.shares = shares_of(self.flat) if self.flat is not None else not is_builtin(source)
         self.dense = self.flat is not None and dense_of(self.flat)
 
     cdef inline bint is_flat(self, Py_ssize_t i) except -1:
@@ -2607,13 +2876,13 @@ cdef class Unbatch(Derived):
         return self.member_with_care(i, batch)
 
     cdef object member_with_care(self, Py_ssize_t i, object batch):
-        enter(self)  # the batch may be this very view
+        enter(self, views_of(self))  # the batch may be this very view
         try:
             return read(batch, i % self.k)
         except BaseException as error:
             raise self.member_error(i, batch, error)
         finally:
-            leave(self)
+            leave(views_of(self))
 
     cdef object member_error(self, Py_ssize_t i, object batch, object error):
         cdef Py_ssize_t b = i // self.k
@@ -2638,57 +2907,59 @@ cdef class Unbatch(Derived):
         return (n - 1) * self.k + self.last
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t m
-        cdef list batches
-        if self.are_flat(indices, n):
-            return pull_many(self, indices, self.flat, indices, n)
+        cdef Py_ssize_t m = self.many_flat(indices, n)
+        cdef dict batches
+        cdef list values
+        if m:
+            values = pull_many(self, indices, self.flat, indices, m)
+            return values if m == n else values + View.items(self, indices + m, n - m)  # which fails there
         batches = self.batches(indices, n, False)
-        return [self.member(indices[m], batches[m]) for m in range(n)]
+        return [self.member(indices[m], batches[indices[m] // self.k]) for m in range(n)]
 
     cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t m = 0
-        cdef list values
-        if self.are_flat(indices, n):
-            return tried(self, indices, self.flat, indices, n)
-        values = self.batches(indices, n, True)
+        cdef Py_ssize_t m = self.many_flat(indices, n)
+        cdef dict batches
+        cdef list values = []
+        if m:
+            values = tried(self, indices, self.flat, indices, m)
+            return values if m == n else values + tried_singly(self, indices + m, n - m)
+        batches = self.batches(indices, n, True)
         while m < n:
-            try:  # see Applied.tries
+            try:  # see Mapped.tries
                 while m < n:
-                    if type(values[m]) is not Raised:
-                        values[m] = self.member(indices[m], values[m])
+                    batch = batches[indices[m] // self.k]
+                    values.append(batch if type(batch) is Raised else self.member(indices[m], batch))
                     m += 1
             except Exception as error:
-                values[m] = Raised(error)
+                values.append(Raised(error))
                 m += 1
         return values
 
-    cdef bint are_flat(self, const Py_ssize_t *indices, Py_ssize_t n) except -1:
-        cdef Py_ssize_t m
-        return all([self.is_flat(indices[m]) for m in range(n)])
+    cdef Py_ssize_t many_flat(self, const Py_ssize_t *indices, Py_ssize_t n) except -1:
+        """How many of the first items are flat's."""
+        cdef Py_ssize_t m = 0
+        while m < n and self.is_flat(indices[m]):
+            m += 1
+        return m
 
-    cdef list batches(self, const Py_ssize_t *indices, Py_ssize_t n, bint tries):
-        """The batch of each item: each is read once, and all of them together."""
-        cdef Py_ssize_t m, b
-        cdef Py_ssize_t[::1] needed, wanted  # the batches, and the first item that needs each
-        cdef dict at = {}
+    cdef dict batches(self, const Py_ssize_t *indices, Py_ssize_t n, bint tries):
+        """The batches of the items, by number: each is read once, and all of them together."""
+        cdef Py_ssize_t m
+        cdef dict first = {}  # by batch, in the order in which they are needed: the first item that needs it
         cdef list found
-        needed, wanted = numpy.empty(n, numpy.intp), numpy.empty(n, numpy.intp)
         for m in range(n):
-            b = indices[m] // self.k
-            if b not in at:
-                needed[len(at)], wanted[len(at)] = b, indices[m]
-                at[b] = len(at)
+            first.setdefault(indices[m] // self.k, indices[m])
+        needed, wanted = numpy.array([*first], numpy.intp), numpy.array([*first.values()], numpy.intp)
         if tries:
-            found = tried(self, &wanted[0], self.source, &needed[0], len(at))
+            found = tried(self, data_of(wanted), self.source, data_of(needed), len(first))
         else:
-            found = pull_many(self, &wanted[0], self.source, &needed[0], len(at))
-        return [found[at[indices[m] // self.k]] for m in range(n)]
+            found = pull_many(self, data_of(wanted), self.source, data_of(needed), len(first))
+        return dict(zip(first, found))
 
     cdef object block(self, object rows):
-        cdef Py_ssize_t n = size_of(self.flat)
-        if (rows.stop if type(rows) is slice else rows.max() + 1) > n:
+        if not self.is_flat((rows.stop if type(rows) is slice else rows.max() + 1) - 1):
             return None
-        return block_of(self.flat, rows)
+        return block_of(self, rows, self.flat, rows)
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         """Into the batch; a view's batch may have been made for us, and is written back."""
@@ -2698,11 +2969,11 @@ cdef class Unbatch(Derived):
         batch = pull(self, i, self.source, b)
         if isinstance(batch, tuple) and isinstance(self.source, View):
             batch = list(batch)
-        enter(self)  # the batch may be this very view
+        enter(self, views_of(self))  # the batch may be this very view
         try:
             store(batch, i % self.k, value)
         finally:
-            leave(self)
+            leave(views_of(self))
         if isinstance(self.source, View):
             store(self.source, b, batch)
         return 0
@@ -2834,6 +3105,7 @@ cdef class Split(Derived):
     def __init__(self, source, starts, stops, bint sliceable):
         self.starts, self.stops, self.sliceable = starts, stops, sliceable
         self.adopt(source)
+        self.shares = False  # nothing is read
 
     cdef object item(self, Py_ssize_t i):
         if i >= len(self.starts):
@@ -2960,7 +3232,7 @@ cdef class Uniter(View):
 
 
 @cython.final
-cdef class Debug(Derived):
+cdef class Debug(Mapped):
     """debug[i] = source[i], seen by probe(i, source[i])"""
     cdef object probe
 
@@ -2968,33 +3240,18 @@ cdef class Debug(Derived):
         self.probe = probe
         self.adopt(source)
 
-    cdef object item(self, Py_ssize_t i):
-        value = pull(self, i, self.source, i)
-        self.show(i, value)
-        return value
-
-    cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
-        cdef Py_ssize_t k
-        cdef list values = pull_many(self, indices, self.source, indices, n)
-        for k in range(n):
-            self.show(indices[k], values[k])
-        return values
-
-    cdef str label(self):
-        return f"debug({name_of(self.probe)})"
-
-    cdef int show(self, Py_ssize_t i, object value) except -1:
+    cdef object apply(self, Py_ssize_t i, object value):
         try:
             call(self, self.probe, (i, value))
         except BaseException as error:
             raise function_error(self, i, error)
-        return 0
+        return value
+
+    cdef str label(self):
+        return f"debug({name_of(self.probe)})"
 
     cdef int assign(self, Py_ssize_t i, object value) except -1:
         return store(self.source, i, value)
-
-    cdef Py_ssize_t grain(self) except -1:
-        return grain_of(self.source)
 
     def __reduce__(self):
         return Debug, (self.source, self.probe), self.site
@@ -3027,7 +3284,7 @@ cdef class Monitor(Derived):
 
     cdef object block(self, object rows):
         cdef double start = perf_counter()
-        found = block_of(self.source, rows)
+        found = block_of(self, rows, self.source, rows)
         if found is not None:
             self.note(len(found), perf_counter() - start)
         return found
@@ -3863,11 +4120,26 @@ cdef class Cache(Derived):
             values[k] = value
         return values
 
+    cdef object link(self, Chain chain, Py_ssize_t i, Py_ssize_t k, bint tries):
+        """Item k of the chain, which is item i; see View.tries."""
+        cdef Raised failed
+        try:
+            value = chain.item(k)
+        except BaseException as error:
+            if not tries or not isinstance(error, Exception):
+                raise source_error(self, i, self.source, i, error, seterr())
+            value = Raised(error)
+        if type(value) is Raised:
+            failed = value
+            failed.tell(self, i, self.source, i)
+        return value
+
     cdef int compute_together(self, list keys, Flight mine, dict failed) except -1:
-        """Have the values of all keys in the flight; without `failed`, or none that was not kept already."""
+        """Have the values of all keys in the flight, up to one that fails where `failed` is not given."""
         cdef Py_ssize_t k, n
         cdef Py_ssize_t[::1] wanted
-        cdef list values, missing = []
+        cdef Chain chain
+        cdef list missing = []
         cdef dict found = {}
         try:
             for key in keys:  # see compute
@@ -3880,16 +4152,14 @@ cdef class Cache(Derived):
             if n:
                 wanted = numpy.fromiter(missing, numpy.intp, n)
                 lzs_add(&self.store.misses, n)
-                if failed is None:
-                    values = pull_many(self, &wanted[0], self.source, &wanted[0], n)
-                else:
-                    values = tried(self, &wanted[0], self.source, &wanted[0], n)
+                chain = chain_of(self, self.source, &wanted[0], n, failed is not None)
                 for k in range(n):
-                    if type(values[k]) is Raised:
-                        failed[missing[k]] = values[k]
+                    value = self.link(chain, wanted[k], k, failed is not None)
+                    if type(value) is Raised:
+                        failed[missing[k]] = value
                     else:
-                        self.keep(wanted[k], missing[k], values[k], mine)
-                        found[missing[k]] = values[k]
+                        self.keep(wanted[k], missing[k], value, mine)
+                        found[missing[k]] = value
         finally:
             mine.values.update(found)
             self.store.land(None, keys, mine)
