@@ -92,8 +92,8 @@ def test_getitems_takes_what_brackets_take():
     [
         ([0, 5], IndexError, r"smap\(str\) index 5 is out of range for 5 items"),
         ([-6], IndexError, r"smap\(str\) index -6 is out of range for 5 items"),
-        ([2**70], IndexError, rf"index {2**70} is out of range of the <lazyseq smap\(str\) of 5 items>"),
-        ([2**63], IndexError, rf"index {2**63} is out of range of the <lazyseq smap\(str\) of 5 items>"),
+        ([2**70], IndexError, rf"{2**70} is out of range of the <lazyseq smap\(str\) of 5 items>"),
+        ([2**63], IndexError, rf"{2**63} is out of range of the <lazyseq smap\(str\) of 5 items>"),
         ([[1], [1, 2]], TypeError, r"smap\(str\) indices must be integers, got sequences of different lengths"),
         ([0.5], TypeError, r"smap\(str\) indices must be integers, got float64 values: \[0.5\]"),
         (np.zeros((2, 2), int), TypeError, r"must have one dimension, got an array of shape \(2, 2\)"),

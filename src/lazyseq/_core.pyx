@@ -1084,7 +1084,7 @@ cdef object pack_indices(object indexes, str name, str whole="any sequence"):
             raise TypeError(f"{name} must hold integers: {error}") from None
         beyond = [i for i in numbers if not -PY_SSIZE_T_MAX <= i <= PY_SSIZE_T_MAX]
         if beyond:
-            raise IndexError(f"{name}: index {beyond[0]} is out of range of {whole}")
+            raise IndexError(f"{name}: {beyond[0]} is out of range of {whole}")
         array = numpy.array(numbers, numpy.int64)
     if array.ndim != 1:
         raise TypeError(f"{name} must have one dimension, got an array of shape {array.shape}")
@@ -1093,7 +1093,7 @@ cdef object pack_indices(object indexes, str name, str whole="any sequence"):
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {array.dtype} values: {array[:3].tolist()}...")
     if array.dtype.kind == "u" and array.max() > PY_SSIZE_T_MAX:
-        raise IndexError(f"{name}: index {array.max()} is out of range of {whole}")
+        raise IndexError(f"{name}: {array.max()} is out of range of {whole}")
     return numpy.array(array, numpy.int64, order="C")  # a copy: what becomes of the original is not our concern
 
 
