@@ -540,6 +540,28 @@ def test_an_interrupted_read_loses_no_item():
     assert list(iterator) == [3, 4, 5]
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_length_that_cannot_be_told_loses_no_item(error):
+    class Away(Endless):
+        is_away = False
+
+        def __len__(self):
+            if self.is_away:
+                raise error("the share is away")
+            return 10
+
+    source = Away()
+    iterator = iter(prefetch(source, 2, max_buffered=4))
+    for i in range(10):
+        source.is_away = True
+        for _ in range(2):
+            with pytest.raises(error):
+                next(iterator)
+        source.is_away = False
+        assert next(iterator) == -i
+    assert list(iterator) == []
+
+
 def test_two_prefetches_whose_functions_read_each_other():
     chain = []
     first = prefetch(smap(lambda i: i if i < 10 else chain[0][i - 10] + 10, range(30)), 2)

@@ -1570,10 +1570,12 @@ cdef class Prefetch(Derived):
         """
         cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
+        cdef bint advanced = False
         window.acquire()
         try:
             if iterator is not None:
                 i = j = iterator.advance()
+                advanced = True
             result = window.at_hand(engine, j)
             if result is MISSING:
                 dropped = []
@@ -1581,9 +1583,9 @@ cdef class Prefetch(Derived):
                     window.leave(engine, j + 1, dropped)
                 else:
                     result = window.deliver(self, engine, j, dropped)
-        except BaseException as error:
+        except BaseException:
             # After a Ctrl-C, say, the item is still the next one; where reading has ended for good, it never ends.
-            if iterator is not None and not isinstance(error, StopIteration) and engine.end is None:
+            if advanced and engine.end is None:
                 iterator.i = i
             raise
         finally:
