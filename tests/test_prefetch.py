@@ -466,6 +466,95 @@ def test_threads_that_share_an_iterator_read_in_order():
     assert sorted(found) == sorted(log.calls) == list(range(500))
 
 
+def test_many_threads_that_read_a_little_and_end():
+    """As in a server with a thread for each request: identifiers come again while their last owners' windows go."""
+    requests = iter(range(0, 10**6, 7))
+    view = prefetch(smap(lambda i: time.sleep(0.0002) or (i, i), range(10**6)), 2, max_buffered=6)
+    answered, stuck = [], []
+
+    def request(k):
+        if [view[i] for i in range(k, k + 4)] == [(i, i) for i in range(k, k + 4)]:
+            answered.append(k)
+
+    def client():
+        for k in itertools.islice(requests, 20):
+            thread = threading.Thread(target=request, args=(k,), daemon=True)
+            thread.start()
+            thread.join(10)
+            if thread.is_alive():
+                stuck.append(thread)
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        clients = [threading.Thread(target=client) for _ in range(45)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not stuck and len(set(answered)) == 45 * 20
+    view.close()
+
+
+def test_what_a_thread_had_ahead_goes_with_it():
+    class Item:
+        def __init__(self, i):
+            alive.append(i)
+
+        def __del__(self):
+            alive.pop()
+
+    alive = []
+    view = prefetch(smap(Item, range(100)), 2, max_buffered=10)
+    others = prefetch(range(100), 1)
+
+    def read():
+        assert others[3] == 3
+        view[50]
+        while len(alive) < 5:
+            time.sleep(0.001)
+
+    for _ in range(50):
+        within(10, read)
+        deadline = time.monotonic() + 10
+        while alive and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert alive == []
+    view.close()
+
+
+@pytest.mark.usefixtures("either_method")
+def test_more_readers_than_there_may_be_windows():
+    view = prefetch(smap(operator.neg, range(100)), 2, max_buffered=4)
+    iterators = [iter(view) for _ in range(1100)]
+    for i in range(3):
+        assert [next(iterator) for iterator in iterators] == [-i] * 1100
+    assert within(30, view.__getitem__, 7) == -7
+    assert list(view) == [-i for i in range(100)]
+    del iterators
+    assert [view[i] for i in range(100)] == [-i for i in range(100)]
+
+
+def test_more_threads_than_processors_read_by_index_at_the_same_time():
+    view = prefetch(smap(operator.neg, range(10**6)), 3, max_buffered=5)
+    together, found = threading.Barrier(50, timeout=30), []
+
+    def read(k):
+        together.wait()
+        found.append([view[i] for i in range(k, k + 60)] == [-i for i in range(k, k + 60)])
+        together.wait()
+
+    readers = [threading.Thread(target=read, args=(1000 * k,)) for k in range(50)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    assert found == [True] * 50
+
+
 def test_a_prefetch_that_its_source_knows_is_garbage_all_the_same():
     class Dataset:
         def __init__(self):

@@ -24,7 +24,7 @@ from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks
 
 from collections import deque
-from threading import RLock
+from threading import RLock, local
 from time import monotonic_ns, perf_counter_ns
 from weakref import ref
 
@@ -42,6 +42,9 @@ cdef extern from *:
     /* The crew whose worker this thread is, NULL in other threads. */
     static lzs_thread_local void *working_for = NULL;
     static lzs_thread_local int works_alone = 0; /* as its only one */
+    /* A number that no other thread ever has (identifiers come again), 0: it has none yet; and how many are given. */
+    static lzs_thread_local long long own_number = 0;
+    static long long numbers = 0;
 
     /* Numbers that one thread writes and others may read late. */
     #if defined(_MSC_VER)
@@ -66,6 +69,7 @@ cdef extern from *:
     """
     void *working_for
     int works_alone
+    long long own_number, numbers
     long long lzs_load(long long *p) noexcept
     long long lzs_join(long long *p, long long bit) noexcept
     long long lzs_add(long long *p, long long n) noexcept
@@ -99,7 +103,6 @@ cdef enum:
     SIGNAL_CHECK_MS = 100  # how long a reader waits before it looks for a Ctrl-C
     STALEMATE_MS = 20  # how long a worker of one prefetch waits for those of another to begin
     PATIENCE_MS = 1  # how long a reader waits for more items than it needs
-    IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
     LOOKS_IN_TURN = 400  # the same, where reader and worker evaluate in turn: longer than a wake-up takes
     RUN_NS = 100_000  # a run of threads
@@ -1451,12 +1454,13 @@ cdef class Prefetch(Derived):
 
     Each thread that reads by index has a window, and each iterator.
 
-    Threads: `windows` and `engine` change together in a critical section, and are used in one.
+    Threads: `windows` and `engine` change together in a critical section, and are used in one. Who takes a window out
+    retires it: its thread's Reader when the thread has ended, or the prefetch when nobody knows it any more.
     """
     cdef Crew crew
     cdef object route  # what worker processes call the items of a part, see Window
     cdef Engine engine  # the one that the windows belong to
-    cdef dict windows  # by thread
+    cdef dict windows  # by the threads' numbers
 
     def __init__(self, source, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout=None,
                  process=None, Crew crew=None):
@@ -1467,10 +1471,9 @@ cdef class Prefetch(Derived):
         self.shares = nworkers > 0
 
     def __del__(self):
-        cdef Engine engine = self.engine
-        if engine is not None and self.windows is not None:
-            for window in self.windows.values():
-                self.crew.retire(engine, window)
+        if self.windows is not None:
+            for number in list(self.windows):
+                self.retire_window(number)
 
     @property
     def nworkers(self):
@@ -1540,8 +1543,11 @@ cdef class Prefetch(Derived):
 
     cdef Window own_window(self, Engine engine, Py_ssize_t first):
         """The window of this thread, or None where there are too many."""
-        cdef object me = PyThread_get_thread_ident()
+        global own_number
         cdef Window window = None
+        if own_number == 0:
+            own_number = lzs_add(&numbers, 1) + 1
+        cdef object me = own_number
         with cython.critical_section(self):
             if self.engine is engine:
                 window = self.windows.get(me)
@@ -1553,14 +1559,20 @@ cdef class Prefetch(Derived):
         with cython.critical_section(self):
             if self.engine is not engine:
                 self.engine, self.windows = engine, {}
-            windows = self.windows
-        windows[me] = window
-        if len(windows) > IDLE_WINDOWS:
-            for ident in set(list(windows)) - _workers.living_threads():
-                window_of_the_dead = windows.pop(ident, None)
-                if window_of_the_dead is not None:
-                    self.crew.retire(engine, window_of_the_dead)
+            self.windows[me] = window
+        reader = getattr(readers, "here", None)
+        if reader is None:
+            readers.here = reader = Reader(me)
+        (<Reader>reader).visit(self)
         return window
+
+    cdef int retire_window(self, number) except -1:
+        """A thread reads here no more."""
+        with cython.critical_section(self):
+            engine, window = self.engine, self.windows.pop(number, None)
+        if window is not None:
+            self.crew.retire(engine, window)
+        return 0
 
     cdef object read_through(self, Engine engine, Window window, Py_ssize_t i, Py_ssize_t j,
                              PrefetchIterator iterator=None):
@@ -1679,6 +1691,35 @@ cdef class Prefetch(Derived):
         recipe = (self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation, crew.timeout,
                   crew.process)
         return Prefetch, recipe, self.site
+
+
+@cython.final
+cdef class Reader:
+    """A thread that reads by index: with it ends what it has of prefetches, their windows.
+
+    Threads: its thread adds, and is at its end when the destructor runs; a prefetch that dies anywhere leaves the set
+    by one atomic call.
+    """
+    cdef object number
+    cdef set visited  # weak references to prefetches
+
+    def __init__(self, number):
+        self.number, self.visited = number, set()
+
+    cdef int visit(self, Prefetch prefetch) except -1:
+        self.visited.add(ref(prefetch, self.visited.discard))
+        return 0
+
+    def __del__(self):
+        cdef object prefetch
+        for reference in list(self.visited):
+            prefetch = reference()
+            if prefetch is not None:
+                (<Prefetch>prefetch).retire_window(self.number)
+        self.visited.clear()
+
+
+cdef object readers = local()  # `here` is the thread's own
 
 
 @cython.final
