@@ -1078,6 +1078,7 @@ cdef class Window:
     cdef object deliver(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """The item or its Failure; MISSING if the reader is to evaluate it."""
         cdef object result
+        PyErr_CheckSignals()  # for each run or so: who reads in a sum(), say, looks for a Ctrl-C nowhere else
         self.seek(engine, i, dropped)
         while True:
             self.fill(engine)
