@@ -224,6 +224,36 @@ def test_items_that_turn_out_slow_are_shared_out_among_the_workers(max_buffered)
     assert sorted(log.calls) == list(range(5300))
 
 
+def test_what_is_finished_before_a_slow_item_is_there_at_once():
+    """A run that looked cheap is handed over and counted without a wake-up: the reader looks by itself."""
+    waits = []
+    for _ in range(20):
+        release = threading.Event()
+        view = prefetch(smap(lambda i, release=release: i if i != 1000 else release.wait(60) and i, range(2000)), 2,
+                        max_buffered=64)  # fmt: skip
+        items = iter(view)
+        for i in range(900):
+            assert next(items) == i
+        start = time.perf_counter()
+        for i in range(900, 1000):
+            assert next(items) == i
+        waits.append(time.perf_counter() - start)
+        release.set()
+        view.close()
+    assert sorted(waits)[15] < 0.05  # with sleeps of 0.1 s, every other one took longer
+
+
+def test_slow_items_in_the_midst_of_cheap_ones_are_evaluated_side_by_side():
+    def seldom_slow(i):
+        if i % 100 < 4:
+            time.sleep(0.02)
+        return i
+
+    start = time.perf_counter()
+    assert list(prefetch(smap(seldom_slow, range(1500)), 4, max_buffered=16)) == list(range(1500))
+    assert time.perf_counter() - start < 0.8 * 60 * 0.02  # what they take one after the other
+
+
 def test_items_that_share_an_evaluation_are_evaluated_once():
     log = Log()
     pairs = collate([smap(log, range(100)), range(100)])

@@ -1175,13 +1175,16 @@ cdef class Window:
         cdef lzs_status status
         cdef void *taken = NULL
         cdef bint may_help = view.crew.helps and working_for != NULL
-        cdef int ms = STALEMATE_MS if may_help else engine.wait_ms()
+        cdef int ms, waited = 0
         cdef int64_t enough
         cdef long long since
         if lzs_ring_take(self.ring, &taken) != LZS_OK:
             since = monotonic_ns() if engine.timeout_ns else 0
             lzs_ring_head(self.ring, &run)
             enough = self.enough(engine, max(self.position, run.index), run.index, run.count)
+            ms = self.wait_ms(engine, run.count)
+            if may_help:
+                ms = min(ms, STALEMATE_MS)
             while taken == NULL:
                 with nogil:
                     status = lzs_ring_wait(self.ring, ms)
@@ -1190,7 +1193,8 @@ cdef class Window:
                         lzs_progress_wait(engine.progress_at(taken), self.ring, enough, PATIENCE_MS)
                 if taken == NULL:
                     view.look_up(engine, status, since)
-                    if may_help and lzs_ring_retract(self.ring) == LZS_OK:
+                    waited += ms
+                    if may_help and waited >= STALEMATE_MS and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
         self.held = run_at(processes_of(engine), taken)
         return True
@@ -1200,12 +1204,17 @@ cdef class Window:
         cdef int64_t more = engine.run_ns // max(1, lzs_load(engine.item_ns))
         return count if engine.in_turn(count) else min(count, i - start + max(1, more))
 
+    cdef int wait_ms(self, Engine engine, int64_t count) noexcept:
+        """How long to sleep over a run of so many items: that of several is handed over, counts some of them and is cut
+        without a wake-up, see ThreadEngine.evaluate."""
+        return PATIENCE_MS if count > 1 else engine.wait_ms()
+
     cdef object await_part(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """Wait until item i is ready, and return MISSING; or a Failure, if it takes longer than allowed."""
         cdef lzs_status status
         cdef Run run = self.held
         cdef int64_t enough = self.enough(engine, i, run.start, run.stop - run.start)
-        cdef int ms = PATIENCE_MS if enough > i + 1 - run.start else engine.wait_ms()
+        cdef int ms = self.wait_ms(engine, run.stop - run.start)
         while not run.has(i):
             if lzs_load(&run.state.overdue):
                 return self.give_up_on(view, engine, i, dropped)
@@ -1215,13 +1224,11 @@ cdef class Window:
             with nogil:
                 status = lzs_progress_wait(&run.state.progress, self.ring, enough, ms)
             view.look_up(engine, status)
-            enough, ms = i + 1 - run.start, engine.wait_ms()
-            if self.tail == run.stop and i - i % self.grain + self.grain < run.stop:
+            enough = i + 1 - run.start
+            if self.tail == run.stop and i - i % self.grain + self.grain < run.stop and not lzs_load(&run.state.slow):
                 # What seemed cheap is not: one worker should not be left alone with all of it.
-                if not lzs_load(&run.state.slow):
-                    lzs_store(engine.item_ns, RUN_NS)
-                    lzs_store(&run.state.slow, 1)
-                ms = PATIENCE_MS  # the item may be counted without a wake-up, see Engine.evaluate
+                lzs_store(engine.item_ns, RUN_NS)
+                lzs_store(&run.state.slow, 1)
         return MISSING
 
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
