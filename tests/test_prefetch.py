@@ -1,5 +1,6 @@
 """The prefetch, over threads."""
 
+import concurrent.futures
 import functools
 import gc
 import itertools
@@ -60,13 +61,20 @@ def either_method(request, monkeypatch):
 
 
 def within(seconds, function, *args):
-    """The result of a function that must not take longer: a hang is a failure, not the end of the tests."""
-    result = []
-    thread = threading.Thread(target=lambda: result.append(function(*args)), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "hangs"
-    return result[0]
+    """What a function gives or raises that must not take longer: a hang is a failure, not the end of the tests."""
+    future = concurrent.futures.Future()
+
+    def call():
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(seconds)
+    finally:
+        assert future.done(), "hangs"
 
 
 class Log:
@@ -224,6 +232,36 @@ def test_items_that_turn_out_slow_are_shared_out_among_the_workers(max_buffered)
     assert sorted(log.calls) == list(range(5300))
 
 
+def test_what_is_finished_before_a_slow_item_is_there_at_once():
+    """A run that looked cheap is handed over and counted without a wake-up: the reader looks by itself."""
+    waits = []
+    for _ in range(20):
+        release = threading.Event()
+        view = prefetch(smap(lambda i, release=release: i if i != 1000 else release.wait(60) and i, range(2000)), 2,
+                        max_buffered=64)  # fmt: skip
+        items = iter(view)
+        for i in range(900):
+            assert next(items) == i
+        start = time.perf_counter()
+        for i in range(900, 1000):
+            assert next(items) == i
+        waits.append(time.perf_counter() - start)
+        release.set()
+        view.close()
+    assert sorted(waits)[15] < 0.05  # with sleeps of 0.1 s, every other one took longer
+
+
+def test_slow_items_in_the_midst_of_cheap_ones_are_evaluated_side_by_side():
+    def seldom_slow(i):
+        if i % 100 < 4:
+            time.sleep(0.02)
+        return i
+
+    start = time.perf_counter()
+    assert list(prefetch(smap(seldom_slow, range(1500)), 4, max_buffered=16)) == list(range(1500))
+    assert time.perf_counter() - start < 0.8 * 60 * 0.02  # what they take one after the other
+
+
 def test_items_that_share_an_evaluation_are_evaluated_once():
     log = Log()
     pairs = collate([smap(log, range(100)), range(100)])
@@ -310,6 +348,31 @@ def test_a_source_that_grows_and_shrinks():
     with pytest.raises(IndexError):
         view[7]
     assert list(view) == list(range(5))
+
+
+@pytest.mark.parametrize("nworkers", [1, 3])
+@pytest.mark.parametrize("max_buffered", [1, 4, 50])
+def test_a_source_that_shrinks_while_it_is_iterated_over(nworkers, max_buffered):
+    for end in (0, 5, 11, 12, 20):
+        source = list(range(40))
+        items = iter(prefetch(source, nworkers, max_buffered=max_buffered))
+        assert [next(items) for _ in range(10)] == list(range(10))
+        del source[end:]
+        assert within(10, list, items) == list(range(10, end))
+
+        source = list(range(40))
+        pairs = prefetch(source, nworkers, max_buffered=max_buffered).as_completed()
+        found = [next(pairs) for _ in range(10)]
+        del source[end:]
+        for _ in range(50):
+            try:
+                found.append(within(10, next, pairs, None))
+            except IndexError:
+                pass
+            if found[-1] is None:
+                break
+        assert found.pop() is None
+        assert sorted(found)[:end] == [(i, i) for i in range(end)] and len(set(found)) == len(found)
 
 
 # ---- Errors -----------------------------------------------------------------------------------------------------
@@ -404,6 +467,22 @@ def test_a_failing_start_hook_fails_the_read():
         assert str(caught.value.__cause__) == "no licence for 0"
 
 
+@pytest.mark.usefixtures("either_method")
+@pytest.mark.parametrize("nworkers", [2, 4])
+def test_a_failing_start_hook_fails_every_way_to_read(nworkers):
+    def hook(worker):
+        raise OSError("no licence")
+
+    ways = [list, lambda view: list(view.as_completed()), lambda view: view.__getitems__([7, 2]),
+            lambda view: list(batch(view, 4)), lambda view: view[[3, 1]][0], lambda view: view[2:][3]]  # fmt: skip
+    for read in ways:
+        view = prefetch(range(10), nworkers, start_hook=hook)
+        for _ in range(2):
+            with pytest.raises(EvaluationError, match="start_hook failed") as caught:
+                within(20, read, view)
+            assert str(caught.value.__cause__) == "no licence"
+
+
 # ---- Hooks ------------------------------------------------------------------------------------------------------
 
 
@@ -464,6 +543,95 @@ def test_threads_that_share_an_iterator_read_in_order():
     for reader in readers:
         reader.join(30)
     assert sorted(found) == sorted(log.calls) == list(range(500))
+
+
+def test_many_threads_that_read_a_little_and_end():
+    """As in a server with a thread for each request: identifiers come again while their last owners' windows go."""
+    requests = iter(range(0, 10**6, 7))
+    view = prefetch(smap(lambda i: time.sleep(0.0002) or (i, i), range(10**6)), 2, max_buffered=6)
+    answered, stuck = [], []
+
+    def request(k):
+        if [view[i] for i in range(k, k + 4)] == [(i, i) for i in range(k, k + 4)]:
+            answered.append(k)
+
+    def client():
+        for k in itertools.islice(requests, 20):
+            thread = threading.Thread(target=request, args=(k,), daemon=True)
+            thread.start()
+            thread.join(10)
+            if thread.is_alive():
+                stuck.append(thread)
+                return
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        clients = [threading.Thread(target=client) for _ in range(45)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not stuck and len(set(answered)) == 45 * 20
+    view.close()
+
+
+def test_what_a_thread_had_ahead_goes_with_it():
+    class Item:
+        def __init__(self, i):
+            alive.append(i)
+
+        def __del__(self):
+            alive.pop()
+
+    alive = []
+    view = prefetch(smap(Item, range(100)), 2, max_buffered=10)
+    others = prefetch(range(100), 1)
+
+    def read():
+        assert others[3] == 3
+        view[50]
+        while len(alive) < 5:
+            time.sleep(0.001)
+
+    for _ in range(50):
+        within(10, read)
+        deadline = time.monotonic() + 10
+        while len(alive) > 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert len(alive) <= 2, "each worker may know the last one that it has evaluated"
+    view.close()
+
+
+@pytest.mark.usefixtures("either_method")
+def test_more_readers_than_there_may_be_windows():
+    view = prefetch(smap(operator.neg, range(100)), 2, max_buffered=4)
+    iterators = [iter(view) for _ in range(1100)]
+    for i in range(3):
+        assert [next(iterator) for iterator in iterators] == [-i] * 1100
+    assert within(30, view.__getitem__, 7) == -7
+    assert list(view) == [-i for i in range(100)]
+    del iterators
+    assert [view[i] for i in range(100)] == [-i for i in range(100)]
+
+
+def test_more_threads_than_processors_read_by_index_at_the_same_time():
+    view = prefetch(smap(operator.neg, range(10**6)), 3, max_buffered=5)
+    together, found = threading.Barrier(50, timeout=30), []
+
+    def read(k):
+        together.wait()
+        found.append([view[i] for i in range(k, k + 60)] == [-i for i in range(k, k + 60)])
+        together.wait()
+
+    readers = [threading.Thread(target=read, args=(1000 * k,)) for k in range(50)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    assert found == [True] * 50
 
 
 def test_a_prefetch_that_its_source_knows_is_garbage_all_the_same():
@@ -538,6 +706,28 @@ def test_an_interrupted_read_loses_no_item():
         next(iterator)
     release.set()
     assert list(iterator) == [3, 4, 5]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_length_that_cannot_be_told_loses_no_item(error):
+    class Away(Endless):
+        is_away = False
+
+        def __len__(self):
+            if self.is_away:
+                raise error("the share is away")
+            return 10
+
+    source = Away()
+    iterator = iter(prefetch(source, 2, max_buffered=4))
+    for i in range(10):
+        source.is_away = True
+        for _ in range(2):
+            with pytest.raises(error):
+                next(iterator)
+        source.is_away = False
+        assert next(iterator) == -i
+    assert list(iterator) == []
 
 
 def test_two_prefetches_whose_functions_read_each_other():
@@ -644,6 +834,31 @@ def test_close_while_another_thread_waits():
     within(10, view.close)  # although the item goes on
     reader.join(10)
     assert caught == ["prefetch is closed"]
+    release.set()
+
+
+@pytest.mark.parametrize(
+    "read", [list, lambda view: list(view.as_completed()), lambda view: view.__getitems__([7, 2]), lambda view: view[9]]
+)
+def test_close_while_other_threads_wait(read):
+    evaluating, release = threading.Event(), threading.Event()
+    view = prefetch(smap(lambda i: evaluating.set() or release.wait(60), range(10)), 2)
+    caught = []
+
+    def reader():
+        with pytest.raises(ValueError, match="^prefetch is closed$") as error:
+            read(view)
+        caught.append(error)
+
+    readers = [threading.Thread(target=reader) for _ in range(3)]
+    for thread in readers:
+        thread.start()
+    assert evaluating.wait(10)
+    time.sleep(0.02)
+    within(10, view.close)
+    for thread in readers:
+        thread.join(10)
+    assert len(caught) == 3
     release.set()
 
 
@@ -773,6 +988,24 @@ def test_a_child_forked_while_another_thread_starts_the_workers():
         view.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_during_iteration():
+    """Parent and child both go on where they were."""
+    view = prefetch(smap(lambda i: time.sleep(0.0002) or -i, range(200)), 2, max_buffered=8)
+    pairs, items = view.as_completed(), iter(view)
+    first = [next(pairs) for _ in range(20)]
+    assert [next(items) for _ in range(20)] == [-i for i in range(20)]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        right = list(items) == [-i for i in range(20, 200)] and dict(first + list(pairs)) == {i: -i for i in range(200)}
+        os._exit(0 if right else 1)
+    assert list(items) == [-i for i in range(20, 200)]
+    assert sorted(first + list(pairs)) == [(i, -i) for i in range(200)]
+    assert os.waitpid(child, 0) == (child, 0)
+
+
 def test_the_interpreter_exits_while_an_item_never_ends():
     result = run_script("""
         import threading, lazyseq
@@ -797,6 +1030,29 @@ def test_ctrl_c_reaches_a_waiting_reader():
         assert p[0] == 1
     """)
     assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted True\n", "")
+
+
+@pytest.mark.parametrize("reading", ["sum(p)", "2 in p", "collections.deque(p, 0)", "sum(p[5:])"])
+def test_ctrl_c_reaches_a_reader_that_never_waits_for_long(reading):
+    result = run_script(f"""
+        import collections, os, signal, sys, threading, time, lazyseq
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+        p = lazyseq.prefetch(lazyseq.repeat(1), 1)
+
+        def interrupt():
+            global start
+            start = time.monotonic()
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Timer(0.3, interrupt).start()
+        try:
+            {reading}
+        except KeyboardInterrupt:
+            print(time.monotonic() - start)
+    """)
+    print(result.stdout)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert float(result.stdout) < 2  # 0.2 on a machine that does nothing else
 
 
 def test_repr_names_the_workers():
@@ -953,6 +1209,33 @@ def test_timeouts_as_completed():
                 late += 1
         assert late == 5 and sorted(found) == [(i, i) for i in range(50) if i % 10]
         assert list(pairs) == []
+        release.set()
+
+
+@pytest.mark.parametrize("read", [iter, lambda view: map(view.__getitem__, range(4))])
+def test_an_item_that_took_too_long_is_a_timeout_although_nobody_waited_for_it(read):
+    late = threading.Event()
+    source = smap(lambda i: i if i != 2 else time.sleep(0.3) or late.set(), range(4))
+    with prefetch(source, 1, max_buffered=4, timeout=0.1) as view:
+        items = read(view)
+        assert [next(items), next(items)] == [0, 1]
+        assert late.wait(10)
+        time.sleep(0.01)
+        with pytest.raises(TimeoutError, match="^item 2 of prefetch"):
+            next(items)
+        assert view[3] == 3
+        assert len(workers()) == 1, "the thread has come back, and works on"
+
+
+@pytest.mark.usefixtures("either_method")
+def test_the_timeout_of_an_item_of_a_part_names_it_as_the_whole_does():
+    release = threading.Event()
+    source = smap(lambda i: i if i != 3 else release.wait(60) and i, range(10))
+    with prefetch(source, 1, timeout=0.05) as view:
+        part = view[2:9]
+        for read in (lambda: part[1], lambda: part[::-1][5], lambda: part[[4, 1]][1], lambda: list(part)):
+            with pytest.raises(TimeoutError, match="^item 3 of prefetch"):
+                read()
         release.set()
 
 

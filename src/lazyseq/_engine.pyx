@@ -25,7 +25,7 @@ from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks
 
 from collections import deque
-from threading import RLock
+from threading import RLock, local
 from time import monotonic_ns, perf_counter_ns
 from weakref import ref
 
@@ -43,6 +43,9 @@ cdef extern from *:
     /* The crew whose worker this thread is, NULL in other threads. */
     static lzs_thread_local void *working_for = NULL;
     static lzs_thread_local int works_alone = 0; /* as its only one */
+    /* A number that no other thread ever has (identifiers come again), 0: it has none yet; and how many are given. */
+    static lzs_thread_local long long own_number = 0;
+    static long long numbers = 0;
 
     /* Numbers that one thread writes and others may read late. */
     #if defined(_MSC_VER)
@@ -82,6 +85,7 @@ cdef extern from *:
     """
     void *working_for
     int works_alone
+    long long own_number, numbers
     long long lzs_load(long long *p) noexcept
     long long lzs_join(long long *p, long long bit) noexcept
     long long lzs_add(long long *p, long long n) noexcept
@@ -117,7 +121,6 @@ cdef enum:
     STALEMATE_MS = 20  # how long a worker of one prefetch waits for those of another to begin
     NOTICE_MS = 10  # how long a reader waits before it says so to its workers, who may be waiting for it
     PATIENCE_MS = 1  # how long a reader waits for more items than it needs
-    IDLE_WINDOWS = 32  # how many windows of threads there may be before those of ended threads are looked for
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
     LOOKS_IN_TURN = 400  # the same, where reader and worker evaluate in turn: longer than a wake-up takes
     RUN_NS = 100_000  # a run of threads
@@ -202,12 +205,13 @@ cdef class Shift:
             self.began, self.run, self.part = now, run, part
         return 0
 
-    cdef bint end(self) except -1:
-        """Whether the item is still wanted from this thread."""
+    cdef object end(self, object result, long long timeout_ns):
+        """The result, or its Failure if it took too long and nobody has waited; MISSING if that is no longer wanted."""
+        now = monotonic_ns()
         with cython.critical_section(self):
+            late, over = now - self.began > timeout_ns, self.over
             self.began, self.run = 0, None
-            over = self.over
-        return not over
+        return MISSING if over else Failure(None, True) if late else result
 
     cdef bint is_overdue(self, long long timeout_ns) except -1:
         """Whether its item takes too long; this is said once, and ends the shift."""
@@ -567,8 +571,10 @@ cdef class ThreadEngine(Engine):
             if shift is not None:
                 shift.begin(run, i - run.start)
             result = reading.next()
-            if shift is not None and not shift.end():
-                return None
+            if shift is not None:
+                result = shift.end(result, self.timeout_ns)
+                if result is MISSING:
+                    return None
             exchange_item(run.results, i - run.start, result)
             result = None
             if i == run.stop - 1:
@@ -1130,6 +1136,7 @@ cdef class Window:
     cdef object deliver(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """The item or its Failure; MISSING if the reader is to evaluate it."""
         cdef object result
+        PyErr_CheckSignals()  # for each run or so: who reads in a sum(), say, looks for a Ctrl-C nowhere else
         self.seek(engine, i, dropped)
         while True:
             self.fill(engine)
@@ -1219,10 +1226,6 @@ cdef class Window:
             run_at(processes_of(engine), result).give_up(dropped)
         return True
 
-    cdef int wait_ms(self, Engine engine) noexcept nogil:
-        """How long to sleep before a look around: at first only until it is time to say so."""
-        return engine.wait_ms() if self.noted else min(NOTICE_MS, engine.wait_ms())
-
     cdef bint take_run(self, Prefetch view, Engine engine) except -1:
         """Hold the run at the head of the ring, as soon as a worker has claimed it.
 
@@ -1232,7 +1235,7 @@ cdef class Window:
         cdef lzs_status status
         cdef void *taken = NULL
         cdef bint may_help = view.crew.helps and working_for != NULL
-        cdef int ms
+        cdef int ms, waited = 0
         cdef int64_t enough
         cdef long long since
         if lzs_ring_take(self.ring, &taken) != LZS_OK:
@@ -1240,7 +1243,9 @@ cdef class Window:
             lzs_ring_head(self.ring, &run)
             enough = self.enough(engine, max(self.position, run.index), run.index, run.count)
             while taken == NULL:
-                ms = STALEMATE_MS if may_help else self.wait_ms(engine)
+                ms = self.wait_ms(engine, run.count)
+                if may_help:
+                    ms = min(ms, STALEMATE_MS)
                 with nogil:
                     status = lzs_ring_wait(self.ring, ms)
                     # Its worker has the GIL: who asked for it now would be put to sleep.
@@ -1248,7 +1253,8 @@ cdef class Window:
                         lzs_progress_wait(engine.progress_at(taken), self.ring, enough, PATIENCE_MS)
                 if taken == NULL:
                     view.look_up(engine, self, status, since)
-                    if may_help and lzs_ring_retract(self.ring) == LZS_OK:
+                    waited += ms
+                    if may_help and waited >= STALEMATE_MS and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
         self.held = run_at(processes_of(engine), taken)
         return True
@@ -1258,28 +1264,37 @@ cdef class Window:
         cdef int64_t more = engine.run_ns // max(1, lzs_load(engine.item_ns))
         return count if engine.in_turn(count) else min(count, i - start + max(1, more))
 
+    cdef int wait_ms(self, Engine engine, int64_t count) noexcept:
+        """How long to sleep over a run of so many items before a look around.
+
+        One of several is handed over, counts some of them and is cut without a wake-up, see ThreadEngine.evaluate. The
+        first sleep over one of a single item lasts until it is time to say so to the workers.
+        """
+        if count > 1:
+            return PATIENCE_MS
+        return engine.wait_ms() if self.noted else min(NOTICE_MS, engine.wait_ms())
+
     cdef object await_part(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
         """Wait until item i is ready, and return MISSING; or a Failure, if it takes longer than allowed."""
         cdef lzs_status status
         cdef Run run = self.held
         cdef int64_t enough = self.enough(engine, i, run.start, run.stop - run.start)
-        cdef int ms = PATIENCE_MS if enough > i + 1 - run.start else self.wait_ms(engine)
+        cdef int ms
         while not run.has(i):
             if lzs_load(&run.state.overdue):
                 return self.give_up_on(view, engine, i, dropped)
             if 0 < lzs_load(&run.state.cut) <= i + 1:
                 self.leave(engine, i, dropped)
                 return self.deliver(view, engine, i, dropped)
+            ms = self.wait_ms(engine, run.stop - run.start)
             with nogil:
                 status = lzs_progress_wait(&run.state.progress, self.ring, enough, ms)
             view.look_up(engine, self, status)
-            enough, ms = i + 1 - run.start, self.wait_ms(engine)
-            if self.tail == run.stop and i - i % self.grain + self.grain < run.stop:
+            enough = i + 1 - run.start
+            if self.tail == run.stop and i - i % self.grain + self.grain < run.stop and not lzs_load(&run.state.slow):
                 # What seemed cheap is not: one worker should not be left alone with all of it.
-                if not lzs_load(&run.state.slow):
-                    lzs_store(engine.item_ns, RUN_NS)
-                    lzs_store(&run.state.slow, 1)
-                ms = PATIENCE_MS  # the item may be counted without a wake-up, see Engine.evaluate
+                lzs_store(engine.item_ns, RUN_NS)
+                lzs_store(&run.state.slow, 1)
         return MISSING
 
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
@@ -1488,6 +1503,8 @@ cdef class Crew:
         if engine.is_over():
             return 0
         window.clear(engine, dropped)
+        dropped.append(window.route)
+        window.route = None
         with cython.critical_section(window):
             dropped += window.source, window.reading
             window.source = window.reading = None
@@ -1515,12 +1532,13 @@ cdef class Prefetch(Derived):
 
     Each thread that reads by index has a window, and each iterator.
 
-    Threads: `windows` and `engine` change together in a critical section, and are used in one.
+    Threads: `windows` and `engine` change together in a critical section, and are used in one. Who takes a window out
+    retires it: its thread's Reader when the thread has ended, or the prefetch when nobody knows it any more.
     """
     cdef Crew crew
-    cdef object route  # what worker processes call the items of a part, see Window
+    cdef object route  # of a part: route[i] is what the whole prefetch calls item i, and worker processes do; else None
     cdef Engine engine  # the one that the windows belong to
-    cdef dict windows  # by thread
+    cdef dict windows  # by the threads' numbers
 
     def __init__(self, source, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, timeout=None,
                  process=None, Crew crew=None):
@@ -1531,10 +1549,9 @@ cdef class Prefetch(Derived):
         self.shares = nworkers > 0
 
     def __del__(self):
-        cdef Engine engine = self.engine
-        if engine is not None and self.windows is not None:
-            for window in self.windows.values():
-                self.crew.retire(engine, window)
+        if self.windows is not None:
+            for number in list(self.windows):
+                self.retire_window(number)
 
     @property
     def nworkers(self):
@@ -1604,8 +1621,11 @@ cdef class Prefetch(Derived):
 
     cdef Window own_window(self, Engine engine, Py_ssize_t first):
         """The window of this thread, or None where there are too many."""
-        cdef object me = PyThread_get_thread_ident()
+        global own_number
         cdef Window window = None
+        if own_number == 0:
+            own_number = lzs_add(&numbers, 1) + 1
+        cdef object me = own_number
         with cython.critical_section(self):
             if self.engine is engine:
                 window = self.windows.get(me)
@@ -1617,14 +1637,20 @@ cdef class Prefetch(Derived):
         with cython.critical_section(self):
             if self.engine is not engine:
                 self.engine, self.windows = engine, {}
-            windows = self.windows
-        windows[me] = window
-        if len(windows) > IDLE_WINDOWS:
-            for ident in set(list(windows)) - _workers.living_threads():
-                window_of_the_dead = windows.pop(ident, None)
-                if window_of_the_dead is not None:
-                    self.crew.retire(engine, window_of_the_dead)
+            self.windows[me] = window
+        reader = getattr(readers, "here", None)
+        if reader is None:
+            readers.here = reader = Reader(me)
+        (<Reader>reader).visit(self)
         return window
+
+    cdef int retire_window(self, number) except -1:
+        """A thread reads here no more."""
+        with cython.critical_section(self):
+            engine, window = self.engine, self.windows.pop(number, None)
+        if window is not None:
+            self.crew.retire(engine, window)
+        return 0
 
     cdef object read_through(self, Engine engine, Window window, Py_ssize_t i, Py_ssize_t j,
                              PrefetchIterator iterator=None):
@@ -1634,10 +1660,12 @@ cdef class Prefetch(Derived):
         """
         cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
+        cdef bint advanced = False
         window.acquire(engine)
         try:
             if iterator is not None:
                 i = j = iterator.advance()
+                advanced = True
             result = window.at_hand(engine, j)
             if result is MISSING:
                 dropped = []
@@ -1645,9 +1673,9 @@ cdef class Prefetch(Derived):
                     window.leave(engine, j + 1, dropped)
                 else:
                     result = window.deliver(self, engine, j, dropped)
-        except BaseException as error:
+        except BaseException:
             # After a Ctrl-C, say, the item is still the next one; where reading has ended for good, it never ends.
-            if iterator is not None and not isinstance(error, StopIteration) and engine.end is None:
+            if advanced and engine.end is None:
                 iterator.i = i
             raise
         finally:
@@ -1673,7 +1701,7 @@ cdef class Prefetch(Derived):
 
     cdef int look_up(self, Engine engine, Window window, lzs_status status, long long since=0) except -1:
         """After a wait: whether it makes sense to go on waiting."""
-        if status == LZS_TIMEOUT:
+        if status == LZS_TIMEOUT and not window.noted:
             window.noted = True
             note_reader(id(engine))
         if lzs_load(&self.crew.closed):
@@ -1696,7 +1724,8 @@ cdef class Prefetch(Derived):
         """What to raise for item i."""
         crew = self.crew
         if failure.is_timeout:
-            return TimeoutError(f"item {i} of {self.label()} made at {self.site} took longer than {crew.timeout} s")
+            number = i if self.route is None else read(self.route, i)
+            return TimeoutError(f"item {number} of {self.label()} made at {self.site} took longer than {crew.timeout} s")
         if isinstance(failure.error, _processes.NotTransferable):
             return stage_error(self, i, failure.error, crew.evaluation)  # the stage that fails is this one
         return source_error(self, i, self.source, i, failure.error, crew.evaluation)
@@ -1724,12 +1753,11 @@ cdef class Prefetch(Derived):
         crew = self.crew
         prefetch = Prefetch(rebased(part, self.source), crew.nworkers, crew.max_buffered, crew.start_hook,
                             crew.evaluation, crew.timeout, crew.process, crew)
-        if crew.process is not None:
-            prefetch.route = rebased(part, self.numbers())
+        prefetch.route = rebased(part, self.numbers())
         return prefetch
 
     cdef object numbers(self):
-        """numbers[i] is what worker processes call item i."""
+        """numbers[i] is what the whole prefetch calls item i."""
         return Numbers(self.source) if self.route is None else self.route
 
     cdef object iterate(self, Py_ssize_t start):
@@ -1744,6 +1772,35 @@ cdef class Prefetch(Derived):
         recipe = (self.source, crew.nworkers, crew.max_buffered, crew.start_hook, crew.evaluation, crew.timeout,
                   crew.process)
         return Prefetch, recipe, self.site
+
+
+@cython.final
+cdef class Reader:
+    """A thread that reads by index: with it ends what it has of prefetches, their windows.
+
+    Threads: its thread adds, and is at its end when the destructor runs; a prefetch that dies anywhere leaves the set
+    by one atomic call.
+    """
+    cdef object number
+    cdef set visited  # weak references to prefetches
+
+    def __init__(self, number):
+        self.number, self.visited = number, set()
+
+    cdef int visit(self, Prefetch prefetch) except -1:
+        self.visited.add(ref(prefetch, self.visited.discard))
+        return 0
+
+    def __del__(self):
+        cdef object prefetch
+        for reference in list(self.visited):
+            prefetch = reference()
+            if prefetch is not None:
+                (<Prefetch>prefetch).retire_window(self.number)
+        self.visited.clear()
+
+
+cdef object readers = local()  # `here` is the thread's own
 
 
 @cython.final
@@ -2012,7 +2069,7 @@ cdef class CompletedIterator:
         cdef lzs_status status = LZS_OK
         cdef bint ready = False
         cdef int64_t enough
-        cdef int ms = self.window.wait_ms(self.engine)
+        cdef int ms = self.window.wait_ms(self.engine, 1)
         for run in self.running:
             lzs_progress_want(&run.state.progress, run.next + 1 - run.start)
             ready = ready or run.has(run.next) or lzs_load(&run.state.overdue) != 0

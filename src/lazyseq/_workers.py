@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-import sys
 import threading
 import time
 import weakref
@@ -90,11 +89,6 @@ def aside(work: Callable[[], object]) -> None:
     thread.join()
     if raised:
         raise raised[0]
-
-
-def living_threads() -> set[int]:
-    """The identifiers of all threads that have not ended."""
-    return set(sys._current_frames())
 
 
 def run_hook(hook: Callable[..., object], worker: int) -> None:
