@@ -24,6 +24,7 @@ from lazyseq import (
     prefetch,
     seterr,
     smap,
+    split,
     starmap,
     switch,
     unbatch,
@@ -91,7 +92,9 @@ def test_getitems_takes_what_brackets_take():
     [
         ([0, 5], IndexError, r"smap\(str\) index 5 is out of range for 5 items"),
         ([-6], IndexError, r"smap\(str\) index -6 is out of range for 5 items"),
-        ([2**70], IndexError, "index"),
+        ([2**70], IndexError, rf"{2**70} is out of range of the <lazyseq smap\(str\) of 5 items>"),
+        ([2**63], IndexError, rf"{2**63} is out of range of the <lazyseq smap\(str\) of 5 items>"),
+        ([[1], [1, 2]], TypeError, r"smap\(str\) indices must be integers, got sequences of different lengths"),
         ([0.5], TypeError, r"smap\(str\) indices must be integers, got float64 values: \[0.5\]"),
         (np.zeros((2, 2), int), TypeError, r"must have one dimension, got an array of shape \(2, 2\)"),
         (np.ones(4, bool), IndexError, r"a mask of 4 values does not fit the <lazyseq smap\(str\) of 5 items>"),
@@ -635,6 +638,16 @@ def test_an_array_of_a_view_casts_as_its_items_do():
     with pytest.raises(ValueError, match="NaN"):
         np.asarray(gather(np.array([np.nan]), [0]), dtype=np.int64)
     assert np.asarray(gather(ROWS, [0]), dtype=np.float16).dtype == np.float16
+
+
+def test_a_split_reads_nothing():
+    assert split(Many(range(6)), 2).bulk is None
+
+
+def test_ranges_are_sliced_and_arange_is_one():
+    view = gather(ROWS, range(18, 0, -2))
+    assert view[2:5].indexes == [14, 12, 10] and view[2:5].children[0] is ROWS and view[::-3].indexes == [2, 8, 14]
+    assert gather(ROWS, arange(5)).bulk == "block" and gather(ROWS, arange(5)).indexes == [0, 1, 2, 3, 4]
 
 
 def test_a_view_with_a_function_has_no_blocks():

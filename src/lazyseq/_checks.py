@@ -33,9 +33,17 @@ def source(value: _S, function: str, name: str) -> _S:
         raise wrong(TypeError, function, name, "a sequence, not a mapping (use list(d.values()))", value)
     if any(str(base.__module__).partition(".")[0] == "pandas" for base in kind.__mro__):
         raise wrong(TypeError, function, name, "a sequence, not a pandas object (use .to_numpy())", value)
-    if not hasattr(kind, "__getitem__") or getattr(value, "ndim", None) == 0:
+    if not hasattr(kind, "__getitem__") or _is_scalar(value):
         raise wrong(TypeError, function, name, "a sequence, with a __getitem__", value)
     return value
+
+
+def _is_scalar(value: object) -> bool:
+    """Whether it is an array without an axis to go along."""
+    try:
+        return getattr(value, "ndim", None) == 0
+    except Exception:  # of the value's own: as it is looked at, so it will be read
+        return False
 
 
 def sources(values: Iterable[Source[T]], function: str, name: str = "sequences") -> tuple[Source[T], ...]:

@@ -985,23 +985,39 @@ cdef bint is_integer(object key):
     return PyLong_CheckExact(key) or (PyIndex_Check(key) and not getattr(key, "ndim", 0))
 
 
-cdef object pack_indices(object indexes, str name):
-    """How a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are."""
+cdef object array_of_any(object indexes, str name):
+    try:
+        return numpy.asarray(indexes)
+    except ValueError:  # lists of different lengths
+        raise TypeError(f"{name} must be integers, got sequences of different lengths") from None
+
+
+cdef object pack_indices(object indexes, str name, str whole="any sequence"):
+    """How a gather keeps its indices: arrays and lists as int64, ranges and lazy sequences as they are.
+
+    Errors call them `name`, and what they are of `whole`.
+    """
     if isinstance(indexes, str):
         raise TypeError(f"{name} must be integers, got a string: {indexes!r}")
+    if type(indexes) is Arange:
+        return (<Arange>indexes).numbers
     if not isinstance(indexes, (list, tuple, numpy.ndarray)):
         if not (hasattr(type(indexes), "__array__") or hasattr(indexes, "typecode")) or isinstance(indexes, View):
             return indexes
-    array = numpy.asarray(indexes)
+    array = array_of_any(indexes, name)
     if array.dtype.kind == "f" and isinstance(indexes, (list, tuple)) and all([PyIndex_Check(i) for i in indexes]):
         array = array.astype(object)  # ints that are too large for numpy together
     if array.size == 0 and array.ndim == 1:
         return numpy.empty(0, numpy.int64)
     if array.dtype.kind == "O":  # ints beyond int64, or objects with an __index__, or neither
         try:
-            array = numpy.array([PyNumber_AsSsize_t(i, IndexError) for i in indexes], numpy.int64)
+            numbers = [as_index(i) for i in indexes]
         except TypeError as error:
             raise TypeError(f"{name} must hold integers: {error}") from None
+        beyond = [i for i in numbers if not -PY_SSIZE_T_MAX <= i <= PY_SSIZE_T_MAX]
+        if beyond:
+            raise IndexError(f"{name}: {beyond[0]} is out of range of {whole}")
+        array = numpy.array(numbers, numpy.int64)
     if array.ndim != 1:
         raise TypeError(f"{name} must have one dimension, got an array of shape {array.shape}")
     if array.dtype.kind == "b":
@@ -1009,7 +1025,7 @@ cdef object pack_indices(object indexes, str name):
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {array.dtype} values: {array[:3].tolist()}...")
     if array.dtype.kind == "u" and array.max() > PY_SSIZE_T_MAX:
-        raise IndexError(f"{name}: {array.max()} is out of range of any sequence")
+        raise IndexError(f"{name}: {array.max()} is out of range of {whole}")
     return numpy.array(array, numpy.int64, order="C")  # a copy: what becomes of the original is not our concern
 
 
@@ -1020,12 +1036,12 @@ cdef object select(View view, object key):
         raise TypeError(f"{view.label()} indices must be integers, slices, index arrays or boolean masks, "
                         f"not {type(key).__name__}: {key!r}")
     if isinstance(key, list) or (hasattr(type(key), "__array__") and not isinstance(key, View)):
-        mask = numpy.asarray(key)
+        mask = array_of_any(key, f"{view.label()} indices")
         if mask.dtype == bool and mask.ndim == 1:
             if len(mask) != view.size():
                 raise IndexError(f"a mask of {len(mask)} values does not fit the {view!r}")
             return numpy.flatnonzero(mask)
-    return pack_indices(key, f"{view.label()} indices")
+    return pack_indices(key, f"{view.label()} indices", f"the {view!r}")
 
 
 # ---- What many views share ------------------------------------------------------------------------------------------
@@ -1241,6 +1257,8 @@ cdef View slice_of(View source, object key):
         start = 0  # where an empty slice stands is nowhere, or before the first item
     if type(source) is Gather and n >= 0:
         return Gather((<Gather>source).source, (<Gather>source).buffer[key])
+    if type(source) is LazyGather and type((<LazyGather>source).lazy) is range:
+        return LazyGather((<LazyGather>source).source, (<LazyGather>source).lazy[key])
     if type(source) is Slice:
         inner = source
         if count == 0 or start > inner.most:
@@ -2934,6 +2952,7 @@ cdef class Split(Derived):
     def __init__(self, source, starts, stops, bint sliceable):
         self.starts, self.stops, self.sliceable = starts, stops, sliceable
         self.adopt(source)
+        self.shares = False  # nothing is read
 
     cdef object item(self, Py_ssize_t i):
         if i >= len(self.starts):
