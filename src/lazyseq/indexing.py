@@ -9,13 +9,13 @@ from . import _checks, _core
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._core import View
+    from ._core import Arange, Case, Cycle, Gather, Interleave, LazyGather, Repeat, Switch, Uniter
     from ._types import A, B, Source, T
 
 __all__ = ["arange", "case", "cycle", "gather", "interleave", "repeat", "switch", "take", "uniter"]
 
 
-def arange(start: SupportsIndex, stop: SupportsIndex | None = None, step: SupportsIndex | None = None) -> View[int]:
+def arange(start: SupportsIndex, stop: SupportsIndex | None = None, step: SupportsIndex | None = None) -> Arange:
     """Return a view of evenly spaced integers, as :class:`range` gives them.
 
     ``arange(start, stop, step)[i] == start + i * step``.
@@ -44,7 +44,7 @@ def arange(start: SupportsIndex, stop: SupportsIndex | None = None, step: Suppor
     return _core.Arange(range(*(_checks.integer(value, "arange", name) for name, value in ends.items())))
 
 
-def cycle(sequence: Source[T], limit: SupportsIndex | None = None) -> View[T]:
+def cycle(sequence: Source[T], limit: SupportsIndex | None = None) -> Cycle[T]:
     """Return a view that repeats a sequence over and over.
 
     ``cycle(xs)[i] == xs[i % len(xs)]``. Items can be assigned: the sequence gets them.
@@ -75,7 +75,7 @@ def cycle(sequence: Source[T], limit: SupportsIndex | None = None) -> View[T]:
     return _core.Cycle(sequence, limit)
 
 
-def interleave(*sequences: Source[T]) -> View[T]:
+def interleave(*sequences: Source[T]) -> Interleave[T]:
     """Return a view that takes an item of each sequence in turn.
 
     ``interleave(xs, ys)[i] == (xs, ys)[i % 2][i // 2]`` while both last; a sequence that has ended is passed
@@ -97,7 +97,7 @@ def interleave(*sequences: Source[T]) -> View[T]:
     return _core.Interleave(_checks.sources(sequences, "interleave"))
 
 
-def repeat(value: T, times: SupportsIndex | None = None) -> View[T]:
+def repeat(value: T, times: SupportsIndex | None = None) -> Repeat[T]:
     """Return a view whose items are all the same value.
 
     ``repeat(value)[i] is value``. An assignment to any item replaces the value of all.
@@ -122,7 +122,7 @@ def repeat(value: T, times: SupportsIndex | None = None) -> View[T]:
     return _core.Repeat(value, times)
 
 
-def switch(condition: Source[object], x: Source[A], y: Source[B]) -> View[A | B]:
+def switch(condition: Source[object], x: Source[A], y: Source[B]) -> Switch[A | B]:
     """Return a view of the items of one sequence where a condition holds, and of another where not.
 
     ``switch(c, x, y)[i] == (x[i] if c[i] else y[i])``. Items can be assigned.
@@ -147,7 +147,7 @@ def switch(condition: Source[object], x: Source[A], y: Source[B]) -> View[A | B]
     return _core.Switch(_checks.same_length((condition, x, y), "switch"))
 
 
-def case(selector: Source[SupportsIndex], *values: Source[T]) -> View[T]:
+def case(selector: Source[SupportsIndex], *values: Source[T]) -> Case[T]:
     """Return a view that takes each item from the sequence that a selector names.
 
     ``case(selector, xs, ys, zs)[i] == (xs, ys, zs)[selector[i]][i]``. Items can be assigned.
@@ -179,7 +179,7 @@ def uniter(
     cache_size: SupportsIndex = 0,
     n_parallel: SupportsIndex = 1,
     size: SupportsIndex | None = None,
-) -> View[T]:
+) -> Uniter[T]:
     """Return a view of the items of an iterable, which is gone through as far as needed.
 
     ``uniter(iterable)[i]`` is the item that comes after i others. A read further on continues a pass over the
@@ -213,7 +213,7 @@ def uniter(
     return _core.Uniter(iterable, cache_size, n_parallel, size)
 
 
-def gather(sequence: Source[T], indexes: Source[SupportsIndex]) -> View[T]:
+def gather(sequence: Source[T], indexes: Source[SupportsIndex]) -> Gather[T] | LazyGather[T]:
     """Return a view of the items at the given indices, in their order.
 
     ``gather(xs, indexes)[i] == xs[indexes[i]]``. Lists and arrays of indices are copied into 8 bytes each;
@@ -242,7 +242,7 @@ def gather(sequence: Source[T], indexes: Source[SupportsIndex]) -> View[T]:
     return _core.gather(sequence, indexes)
 
 
-def take(sequence: Source[T], indexes: Source[SupportsIndex]) -> View[T]:
+def take(sequence: Source[T], indexes: Source[SupportsIndex]) -> Gather[T] | LazyGather[T]:
     """The same as :func:`gather`.
 
     >>> list(take(["a", "b", "c"], [2, 0]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple, overload
 from . import _checks, _core
 
 if TYPE_CHECKING:
-    from ._core import View
+    from ._core import Smap, SmapN, Starmap
     from ._types import A, B, C, D, R, Source, T
 
     _Ts = TypeVarTuple("_Ts")
@@ -17,13 +17,13 @@ __all__ = ["smap", "starmap"]
 
 
 @overload
-def smap(f: Callable[[A], R], a: Source[A], /) -> View[R]: ...
+def smap(f: Callable[[A], R], a: Source[A], /) -> Smap[R]: ...
 @overload
-def smap(f: Callable[[A, B], R], a: Source[A], b: Source[B], /) -> View[R]: ...
+def smap(f: Callable[[A, B], R], a: Source[A], b: Source[B], /) -> SmapN[R]: ...
 @overload
-def smap(f: Callable[[A, B, C], R], a: Source[A], b: Source[B], c: Source[C], /) -> View[R]: ...
+def smap(f: Callable[[A, B, C], R], a: Source[A], b: Source[B], c: Source[C], /) -> SmapN[R]: ...
 @overload
-def smap(f: Callable[[A, B, C, D], R], a: Source[A], b: Source[B], c: Source[C], d: Source[D], /) -> View[R]: ...
+def smap(f: Callable[[A, B, C, D], R], a: Source[A], b: Source[B], c: Source[C], d: Source[D], /) -> SmapN[R]: ...
 @overload
 def smap(
     f: Callable[..., R],
@@ -34,8 +34,8 @@ def smap(
     e: Source[Any],
     /,
     *sequences: Source[Any],
-) -> View[R]: ...
-def smap(f: Callable[..., R], *sequences: Source[Any]) -> View[R]:
+) -> SmapN[R]: ...
+def smap(f: Callable[..., R], *sequences: Source[Any]) -> Smap[R] | SmapN[R]:
     """Return a view of a function applied to every item, computed when the item is read.
 
     ``smap(f, xs)[i] == f(xs[i])``; with several sequences, ``smap(f, xs, ys)[i] == f(xs[i], ys[i])``.
@@ -71,13 +71,13 @@ def smap(f: Callable[..., R], *sequences: Source[Any]) -> View[R]:
 
 
 @overload
-def starmap(f: Callable[[*_Ts], R], sequence: Source[tuple[*_Ts]]) -> View[R]: ...
+def starmap(f: Callable[[*_Ts], R], sequence: Source[tuple[*_Ts]]) -> Starmap[R]: ...
 @overload
 def starmap(
     f: Callable[[T], R] | Callable[[T, T], R] | Callable[[T, T, T], R] | Callable[[T, T, T, T], R],
     sequence: Source[Iterable[T]],
-) -> View[R]: ...
-def starmap(f: Callable[..., R], sequence: Source[Iterable[Any]]) -> View[R]:
+) -> Starmap[R]: ...
+def starmap(f: Callable[..., R], sequence: Source[Iterable[Any]]) -> Starmap[R]:
     """Return a view of a function applied to tuples of arguments, as :func:`itertools.starmap` does.
 
     ``starmap(f, xs)[i] == f(*xs[i])``.

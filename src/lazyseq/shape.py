@@ -13,7 +13,7 @@ import numpy
 from . import _checks, _core
 
 if TYPE_CHECKING:
-    from ._core import View
+    from ._core import Batch, Collate, Concatenate, Split, Unbatch, View
     from ._types import A, B, C, D, R, Source, T
 
     _Edges = SupportsIndex | Iterable[SupportsIndex] | Iterable[Iterable[SupportsIndex]]
@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 
 @overload
-def collate(sequences: tuple[Source[A]]) -> View[tuple[A]]: ...
+def collate(sequences: tuple[Source[A]]) -> Collate[tuple[A]]: ...
 @overload
-def collate(sequences: tuple[Source[A], Source[B]]) -> View[tuple[A, B]]: ...
+def collate(sequences: tuple[Source[A], Source[B]]) -> Collate[tuple[A, B]]: ...
 @overload
-def collate(sequences: tuple[Source[A], Source[B], Source[C]]) -> View[tuple[A, B, C]]: ...
+def collate(sequences: tuple[Source[A], Source[B], Source[C]]) -> Collate[tuple[A, B, C]]: ...
 @overload
-def collate(sequences: tuple[Source[A], Source[B], Source[C], Source[D]]) -> View[tuple[A, B, C, D]]: ...
+def collate(sequences: tuple[Source[A], Source[B], Source[C], Source[D]]) -> Collate[tuple[A, B, C, D]]: ...
 @overload
-def collate(sequences: Iterable[Source[Any]]) -> View[tuple[Any, ...]]: ...
-def collate(sequences: Iterable[Source[Any]]) -> View[tuple[Any, ...]]:
+def collate(sequences: Iterable[Source[Any]]) -> Collate[tuple[Any, ...]]: ...
+def collate(sequences: Iterable[Source[Any]]) -> Collate[tuple[Any, ...]]:
     """Return a view of tuples with one item of each sequence.
 
     ``collate([xs, ys])[i] == (xs[i], ys[i])``. Tuples can be assigned: each sequence gets its item.
@@ -65,10 +65,10 @@ def _check_parts(parts: tuple[Source[Any], ...]) -> None:
 
 
 @overload
-def concatenate(sequences: Iterable[Source[T]]) -> View[T]: ...
+def concatenate(sequences: Iterable[Source[T]]) -> Concatenate[T]: ...
 @overload
-def concatenate(sequences: Iterable[Source[Any]]) -> View[Any]: ...
-def concatenate(sequences: Iterable[Source[Any]]) -> View[Any]:
+def concatenate(sequences: Iterable[Source[Any]]) -> Concatenate[Any]: ...
+def concatenate(sequences: Iterable[Source[Any]]) -> Concatenate[Any]:
     """Return a view of the sequences, one behind the other.
 
     ``concatenate(parts)[i] == parts[k][i - offset[k]]``, where ``offset[k]`` is the length of all parts
@@ -97,7 +97,7 @@ def concatenate(sequences: Iterable[Source[Any]]) -> View[Any]:
 @overload
 def batch(
     sequence: Source[T], k: SupportsIndex, drop_last: bool = False, pad: None = None, collate_fn: None = None
-) -> View[list[T]]: ...
+) -> Batch[list[T]]: ...
 @overload
 def batch(
     sequence: Source[A],
@@ -105,7 +105,7 @@ def batch(
     drop_last: bool = False,
     pad: B = ...,  # pyright: ignore[reportInvalidTypeVarUse]  # left out, it has the overload above
     collate_fn: None = None,
-) -> View[list[A | B]]: ...
+) -> Batch[list[A | B]]: ...
 @overload
 def batch(
     sequence: Source[T],
@@ -113,14 +113,14 @@ def batch(
     drop_last: bool = False,
     pad: Any = None,
     collate_fn: Callable[[list[T]], R] = ...,  # pyright: ignore[reportInvalidTypeVarUse]
-) -> View[R]: ...
+) -> Batch[R]: ...
 def batch(
     sequence: Source[Any],
     k: SupportsIndex,
     drop_last: bool = False,
     pad: Any = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
-) -> View[Any]:
+) -> Batch[Any]:
     """Return a view of the items in groups of k.
 
     ``batch(xs, k)[i] == [xs[i * k], ..., xs[i * k + k - 1]]``. Batches can be assigned, one value for each
@@ -159,7 +159,7 @@ def batch(
 
 def unbatch(
     sequence: Source[Source[T]], batch_size: SupportsIndex, last_batch_size: SupportsIndex | None = None
-) -> View[T]:
+) -> Unbatch[T]:
     """Return a view of the items of batches, one behind the other: the reverse of :func:`batch`.
 
     ``unbatch(batches, k)[i] == batches[i // k][i % k]``. Reading one item reads its whole batch; iteration
@@ -198,16 +198,16 @@ SLICEABLE = (list, tuple, str, bytes, bytearray, memoryview, range, array.array,
 
 
 @overload
-def split(sequence: tuple[T, ...], edges: _Edges) -> View[tuple[T, ...]]: ...
+def split(sequence: tuple[T, ...], edges: _Edges) -> Split[tuple[T, ...]]: ...
 @overload
-def split(sequence: _Piece, edges: _Edges) -> View[_Piece]: ...
+def split(sequence: _Piece, edges: _Edges) -> Split[_Piece]: ...
 @overload
-def split(sequence: _Array, edges: _Edges) -> View[_Array]: ...  # type: ignore[overload-overlap]  # arrays are no Sequence
+def split(sequence: _Array, edges: _Edges) -> Split[_Array]: ...  # type: ignore[overload-overlap]  # arrays are no Sequence
 @overload
-def split(sequence: View[T], edges: _Edges) -> View[View[T]]: ...
+def split(sequence: View[T], edges: _Edges) -> Split[View[T]]: ...
 @overload
-def split(sequence: Source[T], edges: _Edges) -> View[Sequence[T]]: ...
-def split(sequence: Source[Any], edges: _Edges) -> View[Any]:
+def split(sequence: Source[T], edges: _Edges) -> Split[Sequence[T]]: ...
+def split(sequence: Source[Any], edges: _Edges) -> Split[Any]:
     """Return a view of the pieces of a sequence.
 
     ``split(xs, [a, b])`` holds ``xs[:a]``, ``xs[a:b]`` and ``xs[b:]``. A piece is a slice: a view where the
