@@ -443,6 +443,7 @@ ARRAYS = {
     "numbers in a file": InFile(np.arange(20)),
 }
 
+
 def h5py_dataset(data):
     file = pytest.importorskip("h5py").File(f"{id(data)}", "w", driver="core", backing_store=False)
     return file.create_dataset("data", data=data)
