@@ -890,3 +890,93 @@ def right(array, i):
     if type(array) is WorkerDiedError:
         return array.index == i and array.attempts == 2
     return (array == i).all()
+
+
+# ---- What others may change ------------------------------------------------------------------------------------------
+
+
+class Box:
+    def __init__(self):
+        self.value = None
+
+
+def array_of(i, state=numpy.zeros(10)):
+    state[:] = i
+    return state
+
+
+def large_array_of(i, state=numpy.zeros(5000)):
+    state[:] = i
+    return state
+
+
+def list_of(i, state=[0]):  # noqa: B006: that is what it is about
+    state[0] = i
+    return state
+
+
+def dict_of(i, state={"at": [0]}):  # noqa: B006
+    state["at"][0] = state["now"] = i
+    return state
+
+
+def tuple_of(i, state=({}, "text")):  # noqa: B008
+    state[0]["now"] = i
+    return state
+
+
+def tree_of(i, state=[[[0]], [0]]):  # noqa: B006
+    state[0][0][0] = state[1][0] = i
+    return state
+
+
+def box_of(i, state=Box()):  # noqa: B008
+    state.value = i
+    return state
+
+
+def any_of(i):
+    return [array_of, abs, list_of, dict_of, tuple_of, abs, tree_of, large_array_of][i % 8](i)
+
+
+@pytest.mark.parametrize("function", [array_of, large_array_of, list_of, dict_of, tuple_of, tree_of, box_of, any_of])
+@pytest.mark.parametrize("nworkers", [1, 2])
+def test_a_function_may_use_again_what_it_has_returned(function, nworkers):
+    with prefetch(smap(function, range(300)), nworkers, max_buffered=64) as view:
+        kept = list(view)
+    for i, item in enumerate(kept):
+        assert pickle.dumps(item) == pickle.dumps(function(i))
+    assert len({id(item) for item in kept if type(item) is not int}) == len([x for x in kept if type(x) is not int])
+
+
+def test_one_object_that_is_many_items_arrives_as_many():
+    array = numpy.zeros(5000)
+    with prefetch(smap(lambda i: array, range(100)), 1, max_buffered=64) as view:
+        kept = list(view)
+    kept[50] += 1
+    assert sum(int(item[0]) for item in kept) == 1
+
+
+def test_one_object_in_two_places_of_an_item_stays_one():
+    shared = [1]
+    for item in ([shared, shared], (shared, shared), {"a": shared, "b": shared}, [[shared, 1], shared]):
+        with prefetch(smap(lambda i, item=item: item, range(20)), 1) as view:
+            for found in view:
+                first, second = found.values() if type(found) is dict else found
+                first = first[0] if type(first[0]) is list else first
+                assert found == item and first is second
+    loop = []
+    loop.append(loop)
+    with prefetch(smap(lambda i: loop, range(20)), 1) as view:
+        assert all(found[0] is found for found in view)
+
+
+def test_errors_may_change_afterwards_too():
+    error = KeyError(0)
+
+    def fail(i):
+        error.args = (i,)
+        raise error
+
+    with prefetch(smap(fail, range(50)), 1, max_buffered=50) as view:
+        assert [found.__cause__.args for found in outcomes(iter(view))] == [(i,) for i in range(50)]

@@ -21,7 +21,7 @@ from ._core cimport (
     UNKNOWN, Derived, Guard, View, gathered, grain_of, pull, read, rebased, size_of, source_error, stage_error
 )
 from ._prefetch cimport *
-from ._transfer cimport Arena, Message, forks
+from ._transfer cimport Arena, Message, forks, keep_last
 
 from collections import deque
 from threading import RLock
@@ -208,7 +208,7 @@ cdef struct board:
     long long hook_error  # a message: what start_hook has raised; 0: nothing
     long long nworkers
     long long watched  # there is a timeout
-    long long sent  # how many messages the workers have sent
+    long long sent  # how often workers have counted what they sent
     long long singly  # each item has a message of its own
     long long started  # how many workers have come as far as to claim runs
     long long padding[1]  # all begins on a cache line
@@ -828,8 +828,12 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
 
 
 cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
-    """Hand over a run, evaluate its items, and send them in messages of those that took about PROCESS_RUN_NS."""
-    cdef int64_t k, n, count = claim.run.count
+    """Hand over a run, evaluate its items, and count those that took about PROCESS_RUN_NS together.
+
+    A message ends with what may change when the next item is evaluated, as an array that a function fills again and
+    again; in one pickle it would also be one object however often it is there.
+    """
+    cdef int64_t k, n, uncounted = 0, count = claim.run.count
     cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
     cdef run_record *record = record_at(arena, offset)
     cdef desk *mine = desk_of(arena, worker)
@@ -838,7 +842,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     cdef Reading reading = Reading(source, claim.run.item)
     cdef list results = [], counts = [[0] * len(guards), []]
     cdef uint64_t message
-    cdef bint last, cut, watched = board_of(arena).watched
+    cdef bint last, cut, due, watched = board_of(arena).watched
     memset(record, 0, sizeof_record(count))
     record.start, record.count, record.item = claim.run.index, count, claim.run.item
     arena.keep_block(offset)
@@ -863,9 +867,11 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
                 take_counts(guards, counts, len(results) - 1)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
-        if not (last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly):
+        due = last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly
+        if not (due or counts[1]) and keep_last(results):
             continue
         n = len(results)
+        uncounted += n
         if counts[1] or any(counts[0]):
             results.append(counts)
             counts = [[0] * len(guards), []]
@@ -873,17 +879,20 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
         message_at(arena, message).count = n
         arena.keep(message)
         messages_of(record)[k + 1 - n] = message
+        results = []
+        if not due:
+            continue
         lzs_add(&board_of(arena).sent, 1)
         if cut:
             lzs_store(&record.state.cut, claim.run.index + k + 2)
         if last or cut:
             lzs_store(item_ns, updated(lzs_load(item_ns), (perf_counter_ns() - start) // (k + 1)))
         with nogil:
-            lzs_progress_add(&record.state.progress, claim.ring, n, True)
+            lzs_progress_add(&record.state.progress, claim.ring, uncounted, True)
             lzs_ring_wake(claim)
         if last or cut:
             break
-        results = []
+        uncounted = 0
         sent = perf_counter_ns()
     if watched:
         lzs_store(&mine.step, monotonic_ns())

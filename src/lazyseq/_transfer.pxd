@@ -11,6 +11,7 @@ cdef struct Message:
     uint64_t nparts  # how many buffers travel beside
 
 cdef unsigned forks() noexcept nogil
+cdef bint keep_last(list values) except -1
 
 
 @cython.final

@@ -379,6 +379,68 @@ def _attached(duplicate, size, uint32_t owners, uint64_t span, uint64_t limit, f
     return arena
 
 
+# ---- What may change -------------------------------------------------------------------------------------------------
+
+
+cdef inline bint never_changes(object value) noexcept:
+    kind = type(value)
+    return (value is None or kind is int or kind is float or kind is str or kind is bool or kind is bytes
+            or kind is complex)
+
+
+cdef object copy_of(object value):
+    """A list, tuple or dict as it is now, else None."""
+    if type(value) is list:
+        return (<list>value)[:]
+    if type(value) is dict:
+        return (<dict>value).copy()
+    return value if type(value) is tuple else None
+
+
+cdef object containers_in(object container):
+    """The keys of what in a container may change, None if there are too many, or a key of it may."""
+    cdef list found = []
+    cdef Py_ssize_t k
+    if type(container) is dict:
+        for key, value in (<dict>container).items():
+            if not never_changes(key):
+                return None
+            if not never_changes(value):
+                found.append(key)
+    else:
+        for k, value in enumerate(container):
+            if not never_changes(value):
+                found.append(k)
+    return found if len(found) < 2 else None
+
+
+cdef bint keep_last(list values) except -1:
+    """Put in the place of the last value what stays as it is, whatever becomes of the value. False: nothing does.
+
+    Plain values, and a list, tuple or dict of them, with one such within at most: two could be the same one.
+    """
+    cdef Py_ssize_t last = len(values) - 1
+    cdef object value = values[last], inner
+    if never_changes(value):
+        return True
+    value = copy_of(value)
+    if value is None:
+        return False
+    keys = containers_in(value)
+    if keys is None:
+        return False
+    for key in <list>keys:
+        inner = copy_of(value[key])
+        if inner is None or containers_in(inner) != []:
+            return False
+        if type(value) is tuple:
+            value = (*value[:key], inner, *value[key + 1:])
+        else:
+            value[key] = inner
+    values[last] = value
+    return True
+
+
 # ---- The system ----------------------------------------------------------------------------------------------------
 
 cdef tuple shared_file():
