@@ -431,6 +431,10 @@ cdef class Engine:
         """Whether reader and worker should evaluate in turn."""
         raise NotImplementedError
 
+    cdef int make_room(self, Py_ssize_t ring) except -1:
+        """Have memory for the ring of this number."""
+        return 0
+
     cdef int wait_ms(self) noexcept nogil:
         """How long to sleep before a look around."""
         if self.timeout_ns:
@@ -612,13 +616,14 @@ cdef class ProcessEngine(Engine):
                  source, context, shm_size):
         cdef uint64_t ring = lzs_ring_size(<uint64_t>max_buffered)
         # One ring at least, and no more than an address space is sure to have room for.
-        cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
+        cdef uint64_t rings = max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
+        cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + rings
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
         self.context, self.deaths, self.given_up = context, {}, {}
         self.guards = guards_of(source)
         self.recipe = _processes.recipe(context, source, start_hook, self.guards)
         self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size,
-                           usable_memory() // 4 if shm_size is None else shm_size)
+                           usable_memory() // 4 if shm_size is None else shm_size, rings)
         self.base = self.arena.base
         self.item_ns, self.run_ns = &board_of(self.arena).item_ns, PROCESS_RUN_NS
         board_of(self.arena).nworkers, board_of(self.arena).watched = nworkers, timeout_ns != 0
@@ -774,6 +779,12 @@ cdef class ProcessEngine(Engine):
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
         return False
 
+    cdef int make_room(self, Py_ssize_t ring) except -1:
+        cdef uint64_t size = lzs_ring_size(<uint64_t>self.max_buffered)
+        cdef uint64_t start = <char *>crew_of(self.arena) - self.base + lzs_crew_size(<uint32_t>board_of(self.arena).nworkers)
+        self.arena.reserve(start + ring * size, start + (ring + 1) * size)
+        return 0
+
     cdef int wait_ms(self) noexcept nogil:
         return min(DEATH_CHECK_MS, Engine.wait_ms(self))
 
@@ -798,7 +809,7 @@ cdef list guards_of(object source):
 
 def refuse_to_work(Arena arena, uint32_t worker, error):
     """In a worker process, tell the readers that there will be no workers, and why."""
-    board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
+    board_of(arena).hook_error = <long long>arena.write_surely(worker, Failure(error))
     lzs_crew_close(crew_of(arena))
 
 
@@ -824,6 +835,7 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
             status = lzs_crew_claim_wait(crew, worker, &claim)
         if status == LZS_CLOSED:
             return
+        arena.set_aside(worker)
         evaluate_in_process(arena, worker, &claim, source, guards)
 
 
@@ -834,7 +846,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     again; in one pickle it would also be one object however often it is there.
     """
     cdef int64_t k, n, uncounted = 0, count = claim.run.count
-    cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
+    cdef uint64_t offset = arena.allocate_surely(worker, sizeof_record(count))
     cdef run_record *record = record_at(arena, offset)
     cdef desk *mine = desk_of(arena, worker)
     cdef long long start = perf_counter_ns(), sent = start
@@ -875,7 +887,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
         if counts[1] or any(counts[0]):
             results.append(counts)
             counts = [[0] * len(guards), []]
-        message = message_of(arena, worker, results)
+        message = message_of(arena, worker, results, n, &record.state.unwanted)
         message_at(arena, message).count = n
         arena.keep(message)
         messages_of(record)[k + 1 - n] = message
@@ -913,18 +925,22 @@ cdef int take_counts(list guards, list counts, Py_ssize_t k) except -1:
     return 0
 
 
-cdef uint64_t message_of(Arena arena, uint32_t worker, list results) except 0:
-    """A message with the results, in which Failures stand for those that cannot be sent."""
+cdef uint64_t message_of(Arena arena, uint32_t worker, list results, Py_ssize_t n, const long long *unwanted) except 0:
+    """A message with the n results, and what follows them, in which Failures stand for those that cannot be sent."""
     cdef Py_ssize_t k
     try:
-        return arena.write(worker, results)
+        return arena.write_patiently(worker, results, unwanted)
     except Exception:  # whatever a user's object does when it is pickled
         for k in range(len(results)):
             try:
                 arena.drop(arena.write(worker, results[k]))
             except Exception as error:
                 results[k] = Failure(_processes.not_sendable(results[k], error))
+    try:
         return arena.write(worker, results)
+    except Exception as error:  # a few words at least: one Failure, and without what belongs to it
+        failed = _processes.not_sendable(results, error)
+        return arena.write_surely(worker, [Failure(type(failed)(*failed.args))] * n)
 
 
 def failure_from(data):
@@ -1418,6 +1434,8 @@ cdef class Crew:
             window = Window()
             window.nworkers = self.nworkers
             with self.lock:
+                if len(engine.windows) < LZS_MAX_RINGS:
+                    engine.make_room(len(engine.windows))
                 window.ring = lzs_ring_new(engine.crew, <uint64_t>self.max_buffered, 0)
                 if window.ring == NULL:
                     if len(engine.windows) == LZS_MAX_RINGS:
