@@ -1044,3 +1044,213 @@ def right(array, i):
     if type(array) is WorkerDiedError:
         return array.index == i and array.attempts == 2
     return (array == i).all()
+
+
+# ---- What others may change ------------------------------------------------------------------------------------------
+
+
+class Box:
+    def __init__(self):
+        self.value = None
+
+
+def array_of(i, state=numpy.zeros(10)):
+    state[:] = i
+    return state
+
+
+def large_array_of(i, state=numpy.zeros(5000)):
+    state[:] = i
+    return state
+
+
+def list_of(i, state=[0]):  # noqa: B006: that is what it is about
+    state[0] = i
+    return state
+
+
+def dict_of(i, state={"at": [0]}):  # noqa: B006
+    state["at"][0] = state["now"] = i
+    return state
+
+
+def tuple_of(i, state=({}, "text")):  # noqa: B008
+    state[0]["now"] = i
+    return state
+
+
+def tree_of(i, state=[[[0]], [0]]):  # noqa: B006
+    state[0][0][0] = state[1][0] = i
+    return state
+
+
+def box_of(i, state=Box()):  # noqa: B008
+    state.value = i
+    return state
+
+
+def any_of(i):
+    return [array_of, abs, list_of, dict_of, tuple_of, abs, tree_of, large_array_of][i % 8](i)
+
+
+@pytest.mark.parametrize("function", [array_of, large_array_of, list_of, dict_of, tuple_of, tree_of, box_of, any_of])
+@pytest.mark.parametrize("nworkers", [1, 2])
+def test_a_function_may_use_again_what_it_has_returned(function, nworkers):
+    with prefetch(smap(function, range(300)), nworkers, max_buffered=64) as view:
+        kept = list(view)
+    for i, item in enumerate(kept):
+        assert pickle.dumps(item) == pickle.dumps(function(i))
+    assert len({id(item) for item in kept if type(item) is not int}) == len([x for x in kept if type(x) is not int])
+
+
+def test_one_object_that_is_many_items_arrives_as_many():
+    array = numpy.zeros(5000)
+    with prefetch(smap(lambda i: array, range(100)), 1, max_buffered=64) as view:
+        kept = list(view)
+    kept[50] += 1
+    assert sum(int(item[0]) for item in kept) == 1
+
+
+def test_one_object_in_two_places_of_an_item_stays_one():
+    shared = [1]
+    for item in ([shared, shared], (shared, shared), {"a": shared, "b": shared}, [[shared, 1], shared]):
+        with prefetch(smap(lambda i, item=item: item, range(20)), 1) as view:
+            for found in view:
+                first, second = found.values() if type(found) is dict else found
+                first = first[0] if type(first[0]) is list else first
+                assert found == item and first is second
+    loop = []
+    loop.append(loop)
+    with prefetch(smap(lambda i: loop, range(20)), 1) as view:
+        assert all(found[0] is found for found in view)
+
+
+def test_errors_may_change_afterwards_too():
+    error = KeyError(0)
+
+    def fail(i):
+        error.args = (i,)
+        raise error
+
+    with prefetch(smap(fail, range(50)), 1, max_buffered=50) as view:
+        assert [found.__cause__.args for found in outcomes(iter(view))] == [(i,) for i in range(50)]
+
+
+# ---- Little memory ----------------------------------------------------------------------------------------------------
+
+WITHOUT_MEMFD = """
+    import errno, os, sys, tempfile
+    import numpy
+    from lazyseq import EvaluationError, prefetch, smap
+
+    def refuse(*args):
+        raise OSError(errno.EPERM, "not here")
+
+    os.memfd_create, real = refuse, tempfile.TemporaryFile
+    tempfile.TemporaryFile = lambda dir: real(dir=sys.argv[1])
+"""
+
+
+def in_little_memory(folder, code):
+    """What a script has printed that has 4 MB of shared memory, and no memfd."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "none", folder], capture_output=True).returncode:
+        pytest.skip("may not mount")
+    try:
+        returncode, out, err = script(textwrap.dedent(WITHOUT_MEMFD) + textwrap.dedent(code), str(folder))
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert (returncode, err) == (0, "")
+    return out
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_nothing_is_lost_where_there_is_little_memory(tmp_path, keep):
+    out = in_little_memory(
+        tmp_path,
+        f"""
+        import warnings
+        warnings.simplefilter("ignore", RuntimeWarning)  # results are copied
+        with prefetch(smap(lambda i: numpy.full(150_000, i, "u1"), range(300)), 2, "process", mp_context="fork") as p:
+            kept = []
+            for i, array in enumerate(p):
+                assert (array == i % 256).all()
+                if {keep}:
+                    kept.append(array)
+            assert all((array == i % 256).all() for i, array in enumerate(kept))
+        sizes = [20_000 + 3000 * i if i % 3 else 10 for i in range(150)]
+        with prefetch(smap(lambda n: numpy.zeros(n, "u1"), sizes), 2, "process", 4, mp_context="fork") as p:
+            assert [len(array) for array in p] == sizes
+        print("all")
+        """.replace("lambda i: numpy.full(150_000, i, ", "lambda i: numpy.full(150_000, i % 256, "),
+    )
+    assert out == "all\n"
+
+
+def test_want_of_memory_is_an_error_of_the_item_and_ends_no_worker(tmp_path):
+    out = in_little_memory(
+        tmp_path,
+        """
+        def load(i):
+            return os.getpid(), numpy.zeros(8_000_000 if i % 3 == 1 else 1000, "u1")
+
+        workers, failed = set(), 0
+        with prefetch(smap(load, range(30)), 2, "process", mp_context="fork") as p:
+            for i in range(30):
+                try:
+                    workers.add(p[i][0])
+                except MemoryError as error:
+                    assert i % 3 == 1 and "--shm-size" in str(error), error
+                    failed += 1
+        assert len(workers) <= 2 and failed == 10
+
+        # Where not even an error finds room: what is received is held, and what comes is more than there is.
+        with prefetch(smap(lambda i: bytes(15_000), range(1000)), 2, "process", 512, mp_context="fork") as p:
+            items, found = iter(p), []
+            while len(found) < 1000:
+                try:
+                    found.append(len(next(items)))
+                except MemoryError:
+                    found.append(None)
+        assert found.count(None) < 500
+        print("all")
+        """,
+    )
+    assert out == "all\n"
+
+
+def test_a_result_that_is_too_large_for_its_worker_is_a_memory_error():
+    code = """
+        import resource, numpy
+        from lazyseq import prefetch, smap
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100 << 20, 100 << 20))
+        with prefetch(smap(lambda i: numpy.ones(i), [20_000_000, 5]), 1, "process", mp_context="fork") as p:
+            try:
+                p[0]
+            except MemoryError as error:
+                print(error)
+            print(p[1])
+    """
+    returncode, out, err = script(code)
+    assert (returncode, err) == (0, "")
+    assert out.startswith("shared memory is full: 160,000,000 bytes were asked for") and out.endswith("[1. 1. 1. 1. 1.]\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no posix_fallocate here")
+def test_rings_take_memory_when_they_are_needed(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    taken = []
+    real = os.posix_fallocate
+
+    def fill(descriptor, start, length):
+        taken.append(length)
+        real(descriptor, start, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", fill)
+    with prefetch(range(20), max_buffered=512) as view:
+        assert view[0] == 0
+        before = sum(taken)
+        assert before < 400_000
+        windows = [iter(view) for _ in range(20)]
+        assert [next(window) for window in windows] == [0] * 20
+        assert before < sum(taken) < 2_000_000
+        del windows

@@ -13,12 +13,14 @@
  *   GAP         nobody's: it aligns the next block
  *
  *   field                written by                            read by
- *   all of lzs_arena     who makes it                          everyone
+ *   lzs_arena.spare .given  anyone                             everyone
+ *   the rest of it       who makes it                          everyone
  *   region.released      anyone A1                             the owner A1
  *   region.taken         the owner A3                          reclaim
  *   region.fresh         the owner A2                          the owner, used A2, reclaim
- *   region.free .reserved  the owner                           the owner
+ *   region.free .reserved .touched  the owner                  the owner
  *   block.span .owner .class  the owner, before A2             everyone
+ *   block.absent         whose it is                           whose it is
  *   block.state          whose it is                           used, reclaim
  *   block.next           releaser A1, the owner                the owner
  *
@@ -33,13 +35,30 @@
  * So reclaim finds everything by walking the region, and makes the lists anew. What dies with a releaser is the block
  * that it has marked RELEASED and not pushed yet: lost for as long as the arena lives.
  *
+ * A block of one size never serves another one, so that free blocks of sizes that are not asked for any more would hold
+ * memory for ever. Therefore the pages within a free block's payload can be given back to the system; its header stays,
+ * and `absent` says so until it is used again. An owner does that to all its free blocks when so many bytes have got
+ * pages since the last time as a region may have to spare. So a region has no more pages than were once in use together,
+ * and for as many bytes as are spare. A free block of the class that has its pages costs nothing of all this. Where
+ * nothing is spare, since others want the memory, whoever releases a block gives its pages back at once.
+ *
+ * `absent` is set before the pages go and cleared after they are reserved again: a death in between leaves an absent
+ * block that has pages, which does no harm.
+ *
  * Labels: each A<n> stands on exactly the two sides that meet.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* MADV_REMOVE */
+#endif
 #include "_arena.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #define CACHE_LINE 64
 #define NCLASSES 228 /* up to 2^64 bytes */
@@ -54,6 +73,7 @@ typedef struct {
     uint32_t owner;
     uint32_t class;
     _Atomic uint32_t state;
+    uint32_t absent; /* its pages were given back */
     _Atomic uint64_t next; /* the next block's offset in the stack or list, 0: none */
 } block;
 
@@ -62,6 +82,7 @@ typedef struct {
     _Alignas(CACHE_LINE) _Atomic uint64_t taken;    /* what was popped, or is about to be, and is in no list yet */
     _Atomic uint64_t fresh;                         /* where blocks end */
     uint64_t reserved;                              /* where what may be written to ends */
+    uint64_t touched;                               /* bytes of blocks that got pages since free ones gave theirs back */
     uint64_t free[NCLASSES];
 } region;
 
@@ -70,6 +91,9 @@ struct lzs_arena {
     uint64_t first;                        /* where region 0 begins */
     uint64_t span;                         /* of each region */
     uint32_t owners;
+    uint32_t reserving;      /* pages are to be reserved before they are written to */
+    _Atomic uint64_t spare;  /* bytes of free blocks whose pages a region may keep */
+    _Atomic uint64_t given;  /* how many KEPT blocks were released since there are none */
 };
 
 /* ---- Sizes ------------------------------------------------------------------------------------------------------ */
@@ -133,6 +157,8 @@ lzs_arena *lzs_arena_make(void *memory, uint64_t size, uint32_t owners, uint64_t
     arena->first = head;
     arena->span = (size - head) / owners / LZS_ARENA_PAGE * LZS_ARENA_PAGE;
     arena->owners = owners;
+    arena->reserving = reserving != 0;
+    atomic_init(&arena->spare, UINT64_MAX);
     for (uint32_t k = 0; k < owners; k++) {
         region *r = region_of(arena, k);
         atomic_init(&r->fresh, start_of(arena, k));
@@ -145,6 +171,63 @@ uint64_t lzs_arena_common(const lzs_arena *arena)
 {
     (void)arena;
     return sizeof *arena;
+}
+
+/* ---- Pages ------------------------------------------------------------------------------------------------------ */
+
+/* The pages that lie within a block's payload. */
+static lzs_extent pages_of(uint64_t offset, uint32_t class)
+{
+    uint64_t page = LZS_ARENA_PAGE, from = offset + sizeof(block), to = from + size_of(class);
+
+#ifdef MADV_REMOVE
+    page = (uint64_t)sysconf(_SC_PAGESIZE);
+#endif
+    from = round_up(from, page);
+    to = to / page * page;
+    return (lzs_extent){from, to < from ? from : to, offset};
+}
+
+/* Give the pages of a block that nobody uses back to the system, where it takes them. */
+static void give_back(lzs_arena *arena, uint64_t offset)
+{
+#ifdef MADV_REMOVE
+    block *b = block_at(arena, offset);
+    lzs_extent pages = pages_of(offset, b->class);
+
+    if (b->absent || pages.from == pages.to)
+        return;
+    b->absent = 1;
+    madvise((char *)arena + pages.from, pages.to - pages.from, MADV_REMOVE);
+#else
+    (void)arena;
+    (void)offset;
+#endif
+}
+
+/* An absent block is about to be used again. */
+static void has_pages(lzs_arena *arena, region *r, lzs_extent pages)
+{
+    block_at(arena, pages.block)->absent = 0;
+    r->touched += pages.to - pages.from;
+}
+
+/* Relaxed, here and where it is set: who sees it late keeps some pages for some time longer. */
+static uint64_t spare_of(const lzs_arena *arena)
+{
+    return atomic_load_explicit(&arena->spare, memory_order_relaxed);
+}
+
+/* If so many bytes have got pages since the last time, all free blocks give back theirs. */
+static void keep_spare(lzs_arena *arena, region *r)
+{
+    if (r->touched < spare_of(arena))
+        return;
+    r->touched = 0;
+    for (uint32_t class = class_of(LZS_ARENA_PAGE); class < NCLASSES; class++)
+        for (uint64_t offset = r->free[class]; offset != 0;
+             offset = atomic_load_explicit(&block_at(arena, offset)->next, memory_order_relaxed))
+            give_back(arena, offset);
 }
 
 /* ---- The owner -------------------------------------------------------------------------------------------------- */
@@ -161,11 +244,22 @@ static uint64_t pop_free(lzs_arena *arena, region *r, uint32_t class)
     uint64_t offset = r->free[class];
     block *b = block_at(arena, offset);
 
-    if (offset == 0)
-        return 0;
     r->free[class] = atomic_load_explicit(&b->next, memory_order_relaxed);
     atomic_store_explicit(&b->state, OWNED, memory_order_relaxed);
     return offset + sizeof *b;
+}
+
+/* The same of a larger block than need be, which needs nothing that is not there, or 0. */
+static uint64_t pop_larger(lzs_arena *arena, region *r, uint32_t class)
+{
+    while (++class < NCLASSES) {
+        block *b = block_at(arena, r->free[class]);
+        if (r->free[class] == 0 || (b->absent && arena->reserving))
+            continue;
+        b->absent = 0;
+        return pop_free(arena, r, class);
+    }
+    return 0;
 }
 
 /* Move all that was released into the lists. */
@@ -216,13 +310,23 @@ uint64_t lzs_arena_allocate(lzs_arena *arena, uint32_t owner, uint64_t size, lzs
     uint32_t class = class_of(size);
     uint64_t fresh, payload, end;
 
-    *missing = (lzs_extent){0, 0};
+    *missing = (lzs_extent){0, 0, 0};
     if (size > arena->span)
         return 0;
     take_released(arena, r);
-    payload = pop_free(arena, r, class);
-    if (payload != 0)
-        return payload;
+    if (r->free[class] != 0 && !block_at(arena, r->free[class])->absent)
+        return pop_free(arena, r, class);
+
+    keep_spare(arena, r);
+    if (r->free[class] != 0) {
+        lzs_extent pages = pages_of(r->free[class], class);
+        if (arena->reserving) {
+            *missing = pages;
+            return 0;
+        }
+        has_pages(arena, r, pages);
+        return pop_free(arena, r, class);
+    }
 
     fresh = atomic_load_explicit(&r->fresh, memory_order_relaxed);
     payload = round_up(fresh + sizeof(block), size_of(class) < LZS_ARENA_LARGE ? CACHE_LINE : LZS_ARENA_PAGE);
@@ -231,21 +335,41 @@ uint64_t lzs_arena_allocate(lzs_arena *arena, uint32_t owner, uint64_t size, lzs
         if (payload - sizeof(block) != fresh)
             add_block(arena, owner, fresh, payload - sizeof(block), 0, GAP);
         add_block(arena, owner, payload - sizeof(block), end, class, OWNED);
+        r->touched += size_of(class);
         return payload;
     }
-    if (end <= start_of(arena, owner + 1))
-        *missing = (lzs_extent){r->reserved, end};
-    for (payload = 0; payload == 0 && ++class < NCLASSES;)
-        payload = pop_free(arena, r, class);
-    return payload;
+    if (end > start_of(arena, owner + 1))
+        return pop_larger(arena, r, class);
+    *missing = (lzs_extent){r->reserved, end, 0};
+    return 0;
 }
 
-void lzs_arena_reserved(lzs_arena *arena, uint32_t owner, uint64_t end)
+void lzs_arena_reserved(lzs_arena *arena, uint32_t owner, lzs_extent done)
 {
-    region_of(arena, owner)->reserved = end;
+    region *r = region_of(arena, owner);
+
+    if (done.block == 0)
+        r->reserved = done.to;
+    else
+        has_pages(arena, r, done);
+}
+
+uint64_t lzs_arena_allocate_larger(lzs_arena *arena, uint32_t owner, uint64_t size)
+{
+    return pop_larger(arena, region_of(arena, owner), class_of(size));
 }
 
 /* ---- Everyone --------------------------------------------------------------------------------------------------- */
+
+uint64_t lzs_arena_spare(lzs_arena *arena, uint64_t bytes)
+{
+    return atomic_exchange_explicit(&arena->spare, bytes, memory_order_relaxed);
+}
+
+uint64_t lzs_arena_given(const lzs_arena *arena)
+{
+    return atomic_load_explicit(&arena->given, memory_order_relaxed); /* Relaxed: a figure of the moment. */
+}
 
 void lzs_arena_keep(lzs_arena *arena, uint64_t payload)
 {
@@ -259,6 +383,11 @@ void lzs_arena_release(lzs_arena *arena, uint64_t payload)
     block *b = block_at(arena, offset);
     region *r = region_of(arena, b->owner);
 
+    if (spare_of(arena) == 0) {
+        give_back(arena, offset);
+        if (atomic_load_explicit(&b->state, memory_order_relaxed) == KEPT)
+            atomic_fetch_add_explicit(&arena->given, 1, memory_order_relaxed);
+    }
     /* Relaxed: ordered by A1; and reclaim leaves alone what it may still see KEPT. */
     atomic_store_explicit(&b->state, RELEASED, memory_order_relaxed);
     top = atomic_load_explicit(&r->released, memory_order_relaxed);
@@ -315,8 +444,11 @@ uint64_t lzs_arena_reclaim(lzs_arena *arena, uint32_t owner)
             atomic_store_explicit(&b->state, FREE, memory_order_relaxed);
             freed += size_of(b->class);
         }
-        if (state == OWNED || state == FREE)
-            push_free(r, b, offset);
+        if (state != OWNED && state != FREE)
+            continue;
+        if (spare_of(arena) == 0)
+            give_back(arena, offset);
+        push_free(r, b, offset);
     }
     return freed;
 }

@@ -108,6 +108,13 @@ cdef class Guard(Derived):
     cdef bint has_failed(self, Py_ssize_t i) except -1
 
 
+cdef class Raised:
+    cdef object error
+    cdef View stage  # the one that was told last
+
+    cdef int tell(self, View stage, Py_ssize_t i, object source, Py_ssize_t j) except -1
+
+
 cdef class Joined(View):
     cdef tuple parts
     cdef int adopt(self, tuple parts) except -1

@@ -397,8 +397,6 @@ cdef list pull_foreign(View stage, const Py_ssize_t *wanted, object source, cons
 @cython.final
 cdef class Raised:
     """Stands for an item that could not be had, or several that need what could not be had."""
-    cdef object error
-    cdef View stage  # the one that was told last
 
     def __init__(self, error):
         self.error = error

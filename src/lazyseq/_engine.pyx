@@ -18,11 +18,11 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from ._core cimport (
-    UNKNOWN, Derived, Guard, View, gathered, grain_of, note_reader, pull, read, rebased, size_of, source_error,
+    UNKNOWN, Derived, Guard, Raised, View, gathered, grain_of, note_reader, pull, read, rebased, size_of, source_error,
     stage_error
 )
 from ._prefetch cimport *
-from ._transfer cimport Arena, Message, forks
+from ._transfer cimport Arena, Message, forks, keep_last
 
 from collections import deque
 from threading import RLock, local
@@ -230,7 +230,7 @@ cdef struct board:
     long long hook_error  # a message: what start_hook has raised; 0: nothing
     long long nworkers
     long long watched  # there is a timeout
-    long long sent  # how many messages the workers have sent
+    long long sent  # how often workers have counted what they sent
     long long singly  # each item has a message of its own
     long long started  # how many workers have come as far as to claim runs
     long long padding[1]  # all begins on a cache line
@@ -453,6 +453,10 @@ cdef class Engine:
         """Whether reader and worker should evaluate in turn."""
         raise NotImplementedError
 
+    cdef int make_room(self, Py_ssize_t ring) except -1:
+        """Have memory for the ring of this number."""
+        return 0
+
     cdef int wait_ms(self) noexcept nogil:
         """How long to sleep before a look around."""
         if self.timeout_ns:
@@ -637,13 +641,14 @@ cdef class ProcessEngine(Engine):
                  source, context, shm_size):
         cdef uint64_t ring = lzs_ring_size(<uint64_t>max_buffered)
         # One ring at least, and no more than an address space is sure to have room for.
-        cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
+        cdef uint64_t rings = max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
+        cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + rings
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
         self.context, self.deaths, self.given_up = context, {}, {}
         self.guards = guards_of(source)
         self.recipe = _processes.recipe(context, source, start_hook, self.guards)
         self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size,
-                           usable_memory() // 4 if shm_size is None else shm_size)
+                           usable_memory() // 4 if shm_size is None else shm_size, rings)
         self.base = self.arena.base
         self.item_ns, self.run_ns = &board_of(self.arena).item_ns, PROCESS_RUN_NS
         board_of(self.arena).nworkers, board_of(self.arena).watched = nworkers, timeout_ns != 0
@@ -816,6 +821,12 @@ cdef class ProcessEngine(Engine):
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
         return False
 
+    cdef int make_room(self, Py_ssize_t ring) except -1:
+        cdef uint64_t size = lzs_ring_size(<uint64_t>self.max_buffered)
+        cdef uint64_t start = <char *>crew_of(self.arena) - self.base + lzs_crew_size(<uint32_t>board_of(self.arena).nworkers)
+        self.arena.reserve(start + ring * size, start + (ring + 1) * size)
+        return 0
+
     cdef int wait_ms(self) noexcept nogil:
         return min(DEATH_CHECK_MS, Engine.wait_ms(self))
 
@@ -840,7 +851,7 @@ cdef list guards_of(object source):
 
 def refuse_to_work(Arena arena, uint32_t worker, error):
     """In a worker process, tell the readers that there will be no workers, and why."""
-    board_of(arena).hook_error = <long long>arena.write(worker, Failure(error))
+    board_of(arena).hook_error = <long long>arena.write_surely(worker, Failure(error))
     lzs_crew_close(crew_of(arena))
 
 
@@ -866,6 +877,7 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
             status = lzs_crew_claim_wait(crew, worker, &claim)
         if status == LZS_CLOSED:
             return
+        arena.set_aside(worker)
         evaluate_in_process(arena, worker, &claim, source, guards)
 
 
@@ -876,9 +888,13 @@ def end_after(int handle):
 
 
 cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
-    """Hand over a run, evaluate its items, and send them in messages of those that took about PROCESS_RUN_NS."""
-    cdef int64_t k, n, count = claim.run.count
-    cdef uint64_t offset = arena.allocate(worker, sizeof_record(count))
+    """Hand over a run, evaluate its items, and count those that took about PROCESS_RUN_NS together.
+
+    A message ends with what may change when the next item is evaluated, as an array that a function fills again and
+    again; in one pickle it would also be one object however often it is there.
+    """
+    cdef int64_t k, n, uncounted = 0, count = claim.run.count
+    cdef uint64_t offset = arena.allocate_surely(worker, sizeof_record(count))
     cdef run_record *record = record_at(arena, offset)
     cdef desk *mine = desk_of(arena, worker)
     cdef long long start = perf_counter_ns(), sent = start
@@ -886,7 +902,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
     cdef Reading reading = Reading(source, claim.run.item)
     cdef list results = [], counts = [[0] * len(guards), []]
     cdef uint64_t message
-    cdef bint last, cut, watched = board_of(arena).watched
+    cdef bint last, cut, due, watched = board_of(arena).watched
     memset(record, 0, sizeof_record(count))
     record.start, record.count, record.item = claim.run.index, count, claim.run.item
     arena.keep_block(offset)
@@ -912,29 +928,34 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
                 take_counts(guards, counts, len(results) - 1)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
-        if not (last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly):
+        due = last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly
+        if not (due or counts[1]) and keep_last(results):
             continue
         n = len(results)
+        uncounted += n
         if n > 1:
             lzs_store(&mine.part, -1)
         if counts[1] or any(counts[0]):
             results.append(counts)
             counts = [[0] * len(guards), []]
-        message = message_of(arena, worker, results)
+        message = message_of(arena, worker, results, n, &record.state.unwanted)
         message_at(arena, message).count = n
         arena.keep(message)
         messages_of(record)[k + 1 - n] = message
+        results = []
+        if not due:
+            continue
         lzs_add(&board_of(arena).sent, 1)
         if cut:
             lzs_store(&record.state.cut, claim.run.index + k + 2)
         if last or cut:
             lzs_store(item_ns, updated(lzs_load(item_ns), (perf_counter_ns() - start) // (k + 1)))
         with nogil:
-            lzs_progress_add(&record.state.progress, claim.ring, n, True)
+            lzs_progress_add(&record.state.progress, claim.ring, uncounted, True)
             lzs_ring_wake(claim)
         if last or cut:
             break
-        results = []
+        uncounted = 0
         sent = perf_counter_ns()
     if watched:
         lzs_store(&mine.step, monotonic_ns())
@@ -955,18 +976,22 @@ cdef int take_counts(list guards, list counts, Py_ssize_t k) except -1:
     return 0
 
 
-cdef uint64_t message_of(Arena arena, uint32_t worker, list results) except 0:
-    """A message with the results, in which Failures stand for those that cannot be sent."""
+cdef uint64_t message_of(Arena arena, uint32_t worker, list results, Py_ssize_t n, const long long *unwanted) except 0:
+    """A message with the n results, and what follows them, in which Failures stand for those that cannot be sent."""
     cdef Py_ssize_t k
     try:
-        return arena.write(worker, results)
+        return arena.write_patiently(worker, results, unwanted)
     except Exception:  # whatever a user's object does when it is pickled
         for k in range(len(results)):
             try:
                 arena.drop(arena.write(worker, results[k]))
             except Exception as error:
                 results[k] = Failure(_processes.not_sendable(results[k], error))
+    try:
         return arena.write(worker, results)
+    except Exception as error:  # a few words at least: one Failure, and without what belongs to it
+        failed = _processes.not_sendable(results, error)
+        return arena.write_surely(worker, [Failure(type(failed)(*failed.args))] * n)
 
 
 def failure_from(data):
@@ -1488,6 +1513,8 @@ cdef class Crew:
             window = Window()
             window.nworkers = self.nworkers
             with self.lock:
+                if len(engine.windows) < LZS_MAX_RINGS:
+                    engine.make_room(len(engine.windows))
                 window.ring = lzs_ring_new(engine.crew, <uint64_t>self.max_buffered, 0)
                 if window.ring == NULL:
                     if len(engine.windows) == LZS_MAX_RINGS:
@@ -1731,8 +1758,15 @@ cdef class Prefetch(Derived):
         return source_error(self, i, self.source, i, failure.error, crew.evaluation)
 
     cdef list items(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return self.together(indices, n, False)
+
+    cdef list tries(self, const Py_ssize_t *indices, Py_ssize_t n):
+        return self.together(indices, n, True)
+
+    cdef list together(self, const Py_ssize_t *indices, Py_ssize_t n, bint tries):
         """Neighbours through the thread's own window, which goes on ahead; others through a window of their own."""
         cdef Py_ssize_t k
+        cdef list found = []
         cdef Engine engine
         cdef Window window = None
         if not self.reads_directly() and any([indices[k] != indices[0] + k for k in range(n)]):
@@ -1740,12 +1774,21 @@ cdef class Prefetch(Derived):
             wanted = [indices[k] for k in range(n)]
             route = gathered(self.numbers(), wanted) if engine.arena is not None else None
             window = self.crew.window(engine, gathered(self.source, wanted), route, 0)
-        if window is None:
-            return [self.item(indices[k]) for k in range(n)]
         try:
-            return [self.read_through(engine, window, indices[k], k) for k in range(n)]
+            for k in range(n):
+                try:
+                    if window is None:
+                        found.append(self.item(indices[k]))
+                    else:
+                        found.append(self.read_through(engine, window, indices[k], k))
+                except Exception as error:
+                    if not tries:
+                        raise
+                    found.append(Raised(error))
         finally:
-            self.crew.retire(engine, window)
+            if window is not None:
+                self.crew.retire(engine, window)
+        return found
 
     cdef View of_part(self, View part):
         """A part of a prefetch is a prefetch of the part, by the same workers."""

@@ -323,8 +323,10 @@ def not_receivable(n: int, error: BaseException) -> NotTransferable:
     return failed
 
 
-def not_sendable(result: object, error: Exception) -> NotTransferable:
-    """The error of a result that cannot be pickled."""
+def not_sendable(result: object, error: Exception) -> Exception:
+    """The error of a result that cannot be pickled, or for which there is no memory."""
+    if isinstance(error, MemoryError):
+        return error
     kind = type(result)
     sent = NotTransferable(
         f"a result of type {kind.__module__}.{kind.__qualname__} cannot be sent from a worker process: "

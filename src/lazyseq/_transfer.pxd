@@ -11,6 +11,14 @@ cdef struct Message:
     uint64_t nparts  # how many buffers travel beside
 
 cdef unsigned forks() noexcept nogil
+cdef bint keep_last(list values) except -1
+
+
+@cython.final
+cdef class Sink:
+    cdef list chunks, buffers
+
+    cdef uint64_t size(self) except? 0
 
 
 @cython.final
@@ -23,17 +31,24 @@ cdef class Arena:
     cdef lzs_arena *arena
     cdef Py_buffer mapping
     cdef object folder
+    cdef list aside  # blocks for what must be said when there is no memory
     cdef int descriptor
     cdef long long held_bytes, warned
     cdef unsigned forks
 
     cdef int map(self, int descriptor, uint64_t size) except -1
+    cdef uint64_t room(self) except? 0
     cdef int reserve(self, uint64_t start, uint64_t stop) except -1
     cdef uint64_t allocate(self, uint32_t owner, uint64_t size) except 0
+    cdef int set_aside(self, uint32_t owner) except -1
+    cdef uint64_t allocate_surely(self, uint32_t owner, uint64_t size) except 0
     cdef void release(self, uint64_t offset) noexcept nogil
     cdef void keep_block(self, uint64_t offset) noexcept nogil
     cdef bint is_ours(self) noexcept nogil
     cpdef uint64_t write(self, uint32_t owner, object value) except 0
+    cdef uint64_t write_surely(self, uint32_t owner, object value) except 0
+    cdef uint64_t write_patiently(self, uint32_t owner, object value, const long long *unwanted) except 0
+    cdef uint64_t filled(self, uint32_t owner, Sink sink, bint surely) except 0
     cpdef object read(self, uint64_t message, list interruptions=*)
     cpdef void drop(self, uint64_t message) noexcept nogil
     cdef void keep(self, uint64_t message) noexcept nogil

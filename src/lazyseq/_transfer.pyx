@@ -23,9 +23,11 @@ import multiprocessing.reduction
 import os
 import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from pickle import Pickler, loads
+from time import monotonic_ns
 
 cdef extern from *:
     """
@@ -62,6 +64,11 @@ cdef extern from "Python.h":
 cdef enum:
     LARGE = 16384  # buffers from so many bytes on have a block of their own
     LEAST_SPAN = 64 << 20  # of a worker's region
+    LEAST_SPARE = 16 << 20  # bytes of its free blocks whose memory it may keep
+    TIGHT = 1 << 30  # a file system with less room shall have back at once what is not in use
+    NSET_ASIDE = 4  # blocks of a worker for what must be said when there is no memory
+    SET_ASIDE = 2048  # their size
+    PATIENCE_NS = 1_000_000_000  # how long to wait for memory while nobody gives any back
 
 cdef struct Part:
     uint64_t offset  # 0: no longer the message's
@@ -114,7 +121,6 @@ cdef class Block:
 @cython.final
 cdef class Sink:
     """What a pickler writes: the pickle, in chunks, and the buffers that travel beside it."""
-    cdef list chunks, buffers
 
     def __cinit__(self):
         self.chunks, self.buffers = [], []
@@ -122,6 +128,9 @@ cdef class Sink:
     def write(self, chunk):
         # A view, so that nobody resizes what is not immutable.
         self.chunks.append(chunk if type(chunk) is bytes else memoryview(chunk))
+
+    cdef uint64_t size(self) except? 0:
+        return sum([memoryview(part).nbytes for part in self.chunks + self.buffers])
 
     def __call__(self, buffer):
         """Whether this one is to be part of the pickle."""
@@ -132,6 +141,15 @@ cdef class Sink:
         return False
 
 
+cdef Sink pickled(object value):
+    cdef Sink sink = Sink()
+    pickler = Pickler(sink, 5, buffer_callback=sink)
+    if knows_tensors():
+        pickler.dispatch_table = reducers
+    pickler.dump(value)
+    return sink
+
+
 @cython.final
 @cython.no_gc
 cdef class Arena:
@@ -140,18 +158,21 @@ cdef class Arena:
     At most `limit` bytes of what was received are views, or less where there is little shared memory; the rest is
     copied out. Can be pickled for a process that is being spawned.
 
-    Threads: `arena` says who may call what of its functions; `held_bytes` and `warned` are counted atomically.
+    Threads: `arena` says who may call what of its functions; `held_bytes` and `warned` are counted atomically; `aside` is
+    used by a worker's only thread.
     """
 
     def __cinit__(self):
-        self.descriptor, self.forks = -1, forks()
+        self.descriptor, self.forks, self.aside = -1, forks(), []
 
     cdef bint is_ours(self) noexcept nogil:
         """Whether what we let go of is ours: a forked child has only copies of its parent's objects."""
         return self.forks == forks()
 
-    def __init__(self, uint32_t owners, uint64_t common, uint64_t limit):
-        cdef uint64_t head = lzs_arena_head(owners, common)
+    def __init__(self, uint32_t owners, uint64_t common, uint64_t limit, uint64_t later=0):
+        """The caller reserves the last `later` bytes of the common part before it writes to them."""
+        cdef uint64_t head = lzs_arena_head(owners, common), stop
+        cdef uint32_t owner
         cdef uint64_t span = memory_of_machine() // mmap.PAGESIZE * mmap.PAGESIZE
         if self.arena is not NULL:
             raise RuntimeError("an arena is made once")
@@ -176,12 +197,20 @@ cdef class Arena:
                 span = max(span // 2, <uint64_t>LEAST_SPAN)
         # What is kept must leave room for what comes, which may all be one worker's.
         self.limit = min(limit, span // 2)
+        self.owners, self.span, self.common = owners, span, lzs_arena_common(NULL)
         if self.folder is not None:
-            self.reserve(0, head)
-            room = os.fstatvfs(self.descriptor)
-            self.limit = min(self.limit, room.f_bavail * room.f_frsize // 2)
+            self.reserve(0, self.common + common - later)
+            self.reserve(self.common + common, head)
         self.arena = lzs_arena_make(self.base, head + owners * span, owners, common, self.folder is not None)
-        self.owners, self.span, self.common = owners, span, lzs_arena_common(self.arena)
+        lzs_arena_spare(self.arena, max(self.limit // owners, <uint64_t>LEAST_SPARE))
+        if self.folder is not None:
+            for owner in range(owners):
+                stop = head + owner * span + NSET_ASIDE * 2 * SET_ASIDE
+                self.reserve(head + owner * span, stop)
+                lzs_arena_reserved(self.arena, owner, lzs_extent(0, stop, 0))
+            self.limit = min(self.limit, self.room() // 4)
+            if self.room() < TIGHT:
+                lzs_arena_spare(self.arena, 0)
 
     cdef int map(self, int descriptor, uint64_t size) except -1:
         memory = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | MAP_NORESERVE)
@@ -201,15 +230,21 @@ cdef class Arena:
             self.folder,
         )
 
+    cdef uint64_t room(self) except? 0:
+        """How many bytes the file system has left."""
+        room = os.fstatvfs(self.descriptor)
+        return room.f_bavail * room.f_frsize
+
     cdef int reserve(self, uint64_t start, uint64_t stop) except -1:
         """Have the file system set memory aside. Else who writes where it has none left is killed by a signal."""
+        if self.folder is None:
+            return 0
         try:
             fill(self.descriptor, start, stop - start)
         except OSError as error:
-            room = os.fstatvfs(self.descriptor)
             raise MemoryError(
                 f"shared memory is full: {stop - start:,} more bytes were asked for, and "
-                f"{room.f_bavail * room.f_frsize:,} are free in {self.folder} ({error.strerror}). Make it larger "
+                f"{self.room():,} are free in {self.folder} ({error.strerror}). Make it larger "
                 f"(docker run --shm-size=..., mount -o remount,size=... {self.folder}), or lower shm_size or "
                 "max_buffered."
             ) from None
@@ -219,17 +254,44 @@ cdef class Arena:
         """A block that is the caller's to fill and to release."""
         cdef lzs_extent missing
         cdef uint64_t offset = lzs_arena_allocate(self.arena, owner, size, &missing)
-        if offset == 0 and missing.to != 0:
-            self.reserve(missing.start, missing.to)
-            lzs_arena_reserved(self.arena, owner, missing.to)
+        while offset == 0 and missing.to != 0:
+            try:
+                self.reserve(missing.start, missing.to)
+                lzs_arena_reserved(self.arena, owner, missing)
+            except MemoryError:
+                if lzs_arena_spare(self.arena, 0) == 0:
+                    offset = lzs_arena_allocate_larger(self.arena, owner, size)
+                    if offset == 0:
+                        raise
+                    break
             offset = lzs_arena_allocate(self.arena, owner, size, &missing)
         if offset == 0:
+            lzs_arena_spare(self.arena, 0)
             raise MemoryError(
                 f"shared memory is full: {size:,} bytes were asked for, and {lzs_arena_used(self.arena, owner):,} of "
                 f"the {self.span:,} that a worker has are in use. Lower shm_size or max_buffered, or make items "
                 "smaller."
             )
         return offset
+
+    cdef int set_aside(self, uint32_t owner) except -1:
+        """Have blocks for what must not fail, if there is memory. Only this process knows them."""
+        try:
+            while len(self.aside) < NSET_ASIDE:
+                self.aside.append(self.allocate(owner, SET_ASIDE))
+        except MemoryError:
+            pass
+        return 0
+
+    cdef uint64_t allocate_surely(self, uint32_t owner, uint64_t size) except 0:
+        """The same, if need be one that was set aside, or as soon as others give theirs back."""
+        while True:
+            try:
+                return self.allocate(owner, size)
+            except MemoryError:
+                if size <= SET_ASIDE and self.aside:
+                    return self.aside.pop()
+            time.sleep(0.001)
 
     cdef void release(self, uint64_t offset) noexcept nogil:
         lzs_arena_release(self.arena, offset)
@@ -240,21 +302,42 @@ cdef class Arena:
 
     cpdef uint64_t write(self, uint32_t owner, object value) except 0:
         """The message with a pickled value. When that cannot be pickled, the error is pickle's."""
-        cdef Sink sink = Sink()
-        cdef uint64_t pickled = 0, offset
+        return self.filled(owner, pickled(value), False)
+
+    cdef uint64_t write_surely(self, uint32_t owner, object value) except 0:
+        """The same of a value without large buffers; if there is no memory, a small one all the same, others later."""
+        return self.filled(owner, pickled(value), True)
+
+    cdef uint64_t write_patiently(self, uint32_t owner, object value, const long long *unwanted) except 0:
+        """The same; if there is no memory, it waits while some is given back, and the message is wanted."""
+        cdef Sink sink = pickled(value)
+        cdef uint64_t given, seen = 0
+        cdef long long since = 0
+        while True:
+            given = lzs_arena_given(self.arena)
+            try:
+                return self.filled(owner, sink, False)
+            except MemoryError:
+                if unwanted[0] or sink.size() > (self.span if self.folder is None else self.room() + self.used()):
+                    raise
+                if since == 0 or given != seen:
+                    since, seen = monotonic_ns(), given
+                elif monotonic_ns() - since > PATIENCE_NS:
+                    raise
+            time.sleep(0.001)  # holding nothing
+
+    cdef uint64_t filled(self, uint32_t owner, Sink sink, bint surely) except 0:
+        """A message with what a pickler has written."""
+        cdef uint64_t pickled = 0, size, offset
         cdef Message *message
         cdef Part *part
         cdef const Py_buffer *view
         cdef Py_buffer chunk_view
         cdef char *to
-        pickler = Pickler(sink, 5, buffer_callback=sink)
-        if knows_tensors():
-            pickler.dispatch_table = reducers
-        pickler.dump(value)
-
         for chunk in sink.chunks:
             pickled += len(chunk)
-        offset = self.allocate(owner, sizeof(Message) + len(sink.buffers) * sizeof(Part) + pickled)
+        size = sizeof(Message) + len(sink.buffers) * sizeof(Part) + pickled
+        offset = self.allocate_surely(owner, size) if surely else self.allocate(owner, size)
         message = <Message *>(self.base + offset)
         message.next = message.count = message.nparts = 0
         message.pickled = pickled
@@ -377,6 +460,68 @@ def _attached(duplicate, size, uint32_t owners, uint64_t span, uint64_t limit, f
     arena.common = lzs_arena_common(arena.arena)
     arena.owners, arena.span, arena.limit, arena.folder = owners, span, limit, folder
     return arena
+
+
+# ---- What may change -------------------------------------------------------------------------------------------------
+
+
+cdef inline bint never_changes(object value) noexcept:
+    kind = type(value)
+    return (value is None or kind is int or kind is float or kind is str or kind is bool or kind is bytes
+            or kind is complex)
+
+
+cdef object copy_of(object value):
+    """A list, tuple or dict as it is now, else None."""
+    if type(value) is list:
+        return (<list>value)[:]
+    if type(value) is dict:
+        return (<dict>value).copy()
+    return value if type(value) is tuple else None
+
+
+cdef object containers_in(object container):
+    """The keys of what in a container may change, None if there are too many, or a key of it may."""
+    cdef list found = []
+    cdef Py_ssize_t k
+    if type(container) is dict:
+        for key, value in (<dict>container).items():
+            if not never_changes(key):
+                return None
+            if not never_changes(value):
+                found.append(key)
+    else:
+        for k, value in enumerate(container):
+            if not never_changes(value):
+                found.append(k)
+    return found if len(found) < 2 else None
+
+
+cdef bint keep_last(list values) except -1:
+    """Put in the place of the last value what stays as it is, whatever becomes of the value. False: nothing does.
+
+    Plain values, and a list, tuple or dict of them, with one such within at most: two could be the same one.
+    """
+    cdef Py_ssize_t last = len(values) - 1
+    cdef object value = values[last], inner
+    if never_changes(value):
+        return True
+    value = copy_of(value)
+    if value is None:
+        return False
+    keys = containers_in(value)
+    if keys is None:
+        return False
+    for key in <list>keys:
+        inner = copy_of(value[key])
+        if inner is None or containers_in(inner) != []:
+            return False
+        if type(value) is tuple:
+            value = (*value[:key], inner, *value[key + 1:])
+        else:
+            value[key] = inner
+    values[last] = value
+    return True
 
 
 # ---- The system ----------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ static char *at(lzs_arena *arena, uint64_t offset)
 
 static uint64_t allocate(lzs_arena *arena, uint32_t owner, uint64_t size)
 {
-    lzs_extent missing = {1, 1};
+    lzs_extent missing = {1, 1, 1};
     uint64_t offset = lzs_arena_allocate(arena, owner, size, &missing);
     CHECK(missing.from == 0 && missing.to == 0);
     return offset;
@@ -211,7 +211,7 @@ static void nothing_is_touched_before_it_is_reserved(void)
             end = (missing.to + 4095) / 4096 * 4096;
             CHECK(mprotect((char *)memory + missing.from / 4096 * 4096, end - missing.from / 4096 * 4096,
                            PROT_READ | PROT_WRITE) == 0);
-            lzs_arena_reserved(arena, 1, end);
+            lzs_arena_reserved(arena, 1, (lzs_extent){missing.from, end, 0});
             offset = lzs_arena_allocate(arena, 1, size, &missing);
         }
         CHECK(offset != 0 && missing.to == 0);
@@ -219,7 +219,9 @@ static void nothing_is_touched_before_it_is_reserved(void)
     }
     /* What there is serves where no more can be had; the region's end says so. */
     lzs_arena_release(arena, offset);
-    CHECK(lzs_arena_allocate(arena, 1, 130 * KB, &missing) == offset && missing.to > missing.from);
+    CHECK(lzs_arena_allocate(arena, 1, 130 * KB, &missing) == 0 && missing.to > missing.from);
+    CHECK(lzs_arena_allocate_larger(arena, 1, 130 * KB) == offset);
+    CHECK(lzs_arena_allocate_larger(arena, 1, 130 * KB) == 0);
     CHECK(lzs_arena_allocate(arena, 1, 2 * MB, &missing) == 0 && missing.to == 0);
     CHECK(munmap(memory, 4 * MB) == 0);
 }
@@ -250,6 +252,107 @@ static void reclaim_frees_what_was_not_kept(void)
     CHECK(lzs_arena_reclaim(arena, 1) == 0 && lzs_arena_reclaim(arena, 1) == 0);
     free_arena(arena);
 }
+
+#ifdef MADV_REMOVE
+
+/* How many bytes of a mapping have pages. */
+static uint64_t resident(lzs_arena *arena)
+{
+    static unsigned char has[64 * MB / 4096];
+    uint64_t n = 0;
+
+    CHECK(mincore(arena, mapped, has) == 0);
+    for (uint64_t k = 0; k < mapped / 4096; k++)
+        n += (has[k] & 1) * UINT64_C(4096);
+    return n;
+}
+
+/* Sizes of which each is asked for during a while: what is taken is bound by what is in use and what is to spare. */
+static void free_blocks_give_their_pages_back(void)
+{
+    lzs_arena *arena = new_arena(UINT64_C(64) * MB, 1, 0, 0);
+    uint64_t blocks[8], size = 64 * KB;
+
+    lzs_arena_spare(arena, 2 * MB);
+    for (int round = 0; round < 40; round++) {
+        for (int k = 0; k < 8; k++) {
+            blocks[k] = allocate(arena, 0, size);
+            CHECK(blocks[k] != 0);
+            memset(at(arena, blocks[k]), k + 1, size);
+        }
+        for (int k = 0; k < 8; k++) {
+            for (uint64_t i = 0; i < size; i += 63)
+                CHECK(at(arena, blocks[k])[i] == k + 1);
+            lzs_arena_release(arena, blocks[k]);
+        }
+        CHECK(resident(arena) < 8 * 330 * KB + 2 * MB + 512 * KB);
+        size = size < 256 * KB ? size + size / 4 : 64 * KB;
+    }
+    free_arena(arena);
+}
+
+/* One size: its blocks keep their pages, however often they are used. */
+static void blocks_of_one_size_keep_their_pages(void)
+{
+    lzs_arena *arena = new_arena(UINT64_C(64) * MB, 1, 0, 0);
+    uint64_t before = 0;
+
+    lzs_arena_spare(arena, 1 * MB);
+    for (int round = 0; round < 100; round++) {
+        uint64_t block = allocate(arena, 0, 256 * KB);
+        CHECK(before == 0 || at(arena, block)[1000] == 7);
+        memset(at(arena, block), 7, 256 * KB);
+        before = resident(arena);
+        CHECK(before > 256 * KB);
+        lzs_arena_release(arena, block);
+        CHECK(resident(arena) == before);
+    }
+    free_arena(arena);
+}
+
+static void with_nothing_to_spare_a_release_gives_back(void)
+{
+    lzs_arena *arena = new_arena(4 * MB, 1, 0, 1);
+    lzs_extent missing;
+    uint64_t block, other, before = resident(arena);
+
+    lzs_arena_reserved(arena, 0, (lzs_extent){0, lzs_arena_head(1, 0) + 2 * MB, 0});
+    block = allocate(arena, 0, 256 * KB);
+    other = allocate(arena, 0, 20000); /* not aligned to pages */
+    memset(at(arena, block), 1, 256 * KB);
+    memset(at(arena, other), 2, 20000);
+    lzs_arena_spare(arena, 0);
+    CHECK(lzs_arena_given(arena) == 0);
+    lzs_arena_release(arena, allocate(arena, 0, 64)); /* as if nobody had had it */
+    CHECK(lzs_arena_given(arena) == 0);
+    lzs_arena_keep(arena, block);
+    lzs_arena_release(arena, block);
+    CHECK(lzs_arena_given(arena) == 1);
+    CHECK(resident(arena) <= before + 7 * 4096);
+    for (int k = 0; k < 20000; k++)
+        CHECK(at(arena, other)[k] == 2);
+    /* It is reserved again before it is used again, and serves nobody else before. */
+    CHECK(lzs_arena_allocate_larger(arena, 0, 128 * KB) == 0);
+    CHECK(lzs_arena_allocate(arena, 0, 256 * KB, &missing) == 0);
+    CHECK(missing.from >= block && missing.to == block + 256 * KB);
+    lzs_arena_reserved(arena, 0, missing);
+    CHECK(allocate(arena, 0, 256 * KB) == block);
+    lzs_arena_keep(arena, block);
+    lzs_arena_release(arena, other);
+    CHECK(resident(arena) <= before + 3 * 4096);
+    /* So is what the dead leave. */
+    memset(at(arena, block), 1, 256 * KB);
+    lzs_arena_release(arena, block);
+    CHECK(lzs_arena_allocate(arena, 0, 256 * KB, &missing) == 0);
+    lzs_arena_reserved(arena, 0, missing);
+    memset(at(arena, allocate(arena, 0, 256 * KB)), 3, 256 * KB);
+    CHECK(lzs_arena_reclaim(arena, 0) == 256 * KB);
+    CHECK(resident(arena) <= before + 3 * 4096);
+    CHECK(lzs_arena_allocate(arena, 0, 256 * KB, &missing) == 0 && missing.to == block + 256 * KB);
+    free_arena(arena);
+}
+
+#endif
 
 /* A sanitized process takes long to fork, and thousands do. */
 #if defined(__linux__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
@@ -358,6 +461,11 @@ int main(void)
         TEST(the_last_one_released_comes_first),
         TEST(nothing_is_touched_before_it_is_reserved),
         TEST(reclaim_frees_what_was_not_kept),
+#ifdef MADV_REMOVE
+        TEST(free_blocks_give_their_pages_back),
+        TEST(blocks_of_one_size_keep_their_pages),
+        TEST(with_nothing_to_spare_a_release_gives_back),
+#endif
 #undef TEST
     };
 
