@@ -333,7 +333,7 @@ def test_items_that_share_an_evaluation_are_evaluated_once():
 class Bad(Exception):
     def __init__(self, i, lock=None):
         super().__init__(i)
-        self.lock = lock  # with one, it cannot be pickled
+        self.lock = lock  # with one, it cannot be pickled; a guard's record of it can
 
 
 def bad_each_tenth(i):
@@ -352,9 +352,8 @@ def test_guards_know_what_has_failed_in_workers(method, on_error):
     assert [item[0] for i, item in enumerate(found) if i % 10 != 5] == [i for i in range(60) if i % 10 != 5]
     failures = dict(inner.failures)
     assert sorted(failures) == [5, 15, 25, 35, 45, 55] and outer.children[1].failures == []
-    assert {type(error) for i, error in failures.items() if i != 15} == {Bad} and "cannot be pickled" in str(
-        failures[15]
-    )
+    assert {type(error) for error in failures.values()} == {Bad}
+    assert "lock" in failures[15].lock  # in words
     expected = {"raise": EvaluationError, "default": None, "neighbour": 26}[on_error]
     assert (type(found[25]) is expected) if on_error == "raise" else (found[25] == (expected, 125))
 
