@@ -1120,6 +1120,18 @@ def test_timeouts_as_completed():
         release.set()
 
 
+@pytest.mark.usefixtures("either_method")
+def test_the_timeout_of_an_item_of_a_part_names_it_as_the_whole_does():
+    release = threading.Event()
+    source = smap(lambda i: i if i != 3 else release.wait(60) and i, range(10))
+    with prefetch(source, 1, timeout=0.05) as view:
+        part = view[2:9]
+        for read in (lambda: part[1], lambda: part[::-1][5], lambda: part[[4, 1]][1], lambda: list(part)):
+            with pytest.raises(TimeoutError, match="^item 3 of prefetch"):
+                read()
+        release.set()
+
+
 def test_start_hook_runs_in_the_threads_that_take_the_place_of_others():
     started, release = [], threading.Event()
     with prefetch(

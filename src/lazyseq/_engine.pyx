@@ -1435,6 +1435,8 @@ cdef class Crew:
         if engine.is_over():
             return 0
         window.clear(engine, dropped)
+        dropped.append(window.route)
+        window.route = None
         with cython.critical_section(window):
             dropped += window.source, window.reading
             window.source = window.reading = None
@@ -1466,7 +1468,7 @@ cdef class Prefetch(Derived):
     retires it: its thread's Reader when the thread has ended, or the prefetch when nobody knows it any more.
     """
     cdef Crew crew
-    cdef object route  # what worker processes call the items of a part, see Window
+    cdef object route  # of a part: route[i] is what the whole prefetch calls item i, and worker processes do; else None
     cdef Engine engine  # the one that the windows belong to
     cdef dict windows  # by the threads' numbers
 
@@ -1651,6 +1653,8 @@ cdef class Prefetch(Derived):
         """What to raise for item i."""
         crew = self.crew
         if failure.is_timeout:
+            if self.route is not None:
+                i = read(self.route, i)
             return TimeoutError(f"item {i} of {self.label()} made at {self.site} took longer than {crew.timeout} s")
         if isinstance(failure.error, _processes.NotTransferable):
             return stage_error(self, i, failure.error, crew.evaluation)  # the stage that fails is this one
@@ -1679,12 +1683,11 @@ cdef class Prefetch(Derived):
         crew = self.crew
         prefetch = Prefetch(rebased(part, self.source), crew.nworkers, crew.max_buffered, crew.start_hook,
                             crew.evaluation, crew.timeout, crew.process, crew)
-        if crew.process is not None:
-            prefetch.route = rebased(part, self.numbers())
+        prefetch.route = rebased(part, self.numbers())
         return prefetch
 
     cdef object numbers(self):
-        """numbers[i] is what worker processes call item i."""
+        """numbers[i] is what the whole prefetch calls item i."""
         return Numbers(self.source) if self.route is None else self.route
 
     cdef object iterate(self, Py_ssize_t start):
