@@ -1120,6 +1120,21 @@ def test_timeouts_as_completed():
         release.set()
 
 
+@pytest.mark.parametrize("read", [iter, lambda view: map(view.__getitem__, range(4))])
+def test_an_item_that_took_too_long_is_a_timeout_although_nobody_waited_for_it(read):
+    late = threading.Event()
+    source = smap(lambda i: i if i != 2 else time.sleep(0.3) or late.set(), range(4))
+    with prefetch(source, 1, max_buffered=4, timeout=0.1) as view:
+        items = read(view)
+        assert [next(items), next(items)] == [0, 1]
+        assert late.wait(10)
+        time.sleep(0.01)
+        with pytest.raises(TimeoutError, match="^item 2 of prefetch"):
+            next(items)
+        assert view[3] == 3
+        assert len(workers()) == 1, "the thread has come back, and works on"
+
+
 @pytest.mark.usefixtures("either_method")
 def test_the_timeout_of_an_item_of_a_part_names_it_as_the_whole_does():
     release = threading.Event()

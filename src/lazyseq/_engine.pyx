@@ -187,12 +187,13 @@ cdef class Shift:
             self.began, self.run, self.part = now, run, part
         return 0
 
-    cdef bint end(self) except -1:
-        """Whether the item is still wanted from this thread."""
+    cdef object end(self, object result, long long timeout_ns):
+        """The result, or its Failure if it took too long and nobody has waited; MISSING if that is no longer wanted."""
+        now = monotonic_ns()
         with cython.critical_section(self):
+            late, over = now - self.began > timeout_ns, self.over
             self.began, self.run = 0, None
-            over = self.over
-        return not over
+        return MISSING if over else Failure(None, True) if late else result
 
     cdef bint is_overdue(self, long long timeout_ns) except -1:
         """Whether its item takes too long; this is said once, and ends the shift."""
@@ -552,8 +553,10 @@ cdef class ThreadEngine(Engine):
             if shift is not None:
                 shift.begin(run, i - run.start)
             result = reading.next()
-            if shift is not None and not shift.end():
-                return None
+            if shift is not None:
+                result = shift.end(result, self.timeout_ns)
+                if result is MISSING:
+                    return None
             exchange_item(run.results, i - run.start, result)
             result = None
             if i == run.stop - 1:

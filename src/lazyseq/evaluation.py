@@ -67,8 +67,8 @@ def prefetch(
             cloudpickle where pickle cannot.
         timeout (float or None): how many seconds the evaluation of one item may take; reading an item that takes
             longer raises a TimeoutError, another worker takes the place of its own, and reading goes on
-            behind it. A process is ended; a thread cannot be, and ends with the item. With nworkers=0 it has no
-            effect. None is no limit.
+            behind it. A process is ended, if a reader waits meanwhile; a thread cannot be, and ends with the item.
+            With nworkers=0 it has no effect. None is no limit.
 
     Returns:
         View: as long as seq, with ``close()`` and ``as_completed()``, and a context manager.
