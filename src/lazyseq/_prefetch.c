@@ -14,6 +14,7 @@
  *   slot.generation       reader                     reader
  *   ring.head .tail       reader                     reader
  *   ring.first            reader, a copy of head     workers: where a full scan starts
+ *                           (a flush, an empty drop)
  *   ring.frontier         reader E9, a copy of tail  workers: where a scan ends
  *   ring.hint             workers                    workers: where to look first
  *   ring.wanted           reader E8, a worker        workers E8
@@ -658,8 +659,11 @@ lzs_status lzs_ring_drop(lzs_ring *ring, void **result)
     uint32_t looks = 0;
 
     *result = NULL;
-    if (ring->head == ring->tail)
+    if (ring->head == ring->tail) {
+        /* Relaxed: see claim_from. Without it, what a reader has left for good would be looked at in every scan. */
+        atomic_store_explicit(&ring->first, ring->head, memory_order_relaxed);
         return LZS_EMPTY;
+    }
     /* E5 acquire <- E4, here too. */
     word = atomic_load_explicit(&s->word, memory_order_acquire);
     for (;;) {
@@ -755,14 +759,17 @@ static int scan(lzs_ring *ring, uint64_t from, uint64_t frontier, uint32_t w, lz
 /* Claim a run of this ring. */
 static int claim_from(lzs_ring *ring, uint32_t w, lzs_claim *claim)
 {
+    /* Relaxed: what lies before any head has been taken, or taken back, so an older one is only longer, and a newer one
+     * leaves out nothing, also where it lies beyond the frontier below. */
+    uint64_t first = atomic_load_explicit(&ring->first, memory_order_relaxed);
     /* Relaxed: wherever the hint points, the second scan looks at everything. */
     uint64_t hint = atomic_load_explicit(&ring->hint, memory_order_relaxed);
     /* E9 seq_cst: after a sleep was announced, this look for work comes second. */
     uint64_t frontier = atomic_load_explicit(&ring->frontier, memory_order_seq_cst);
 
-    return scan(ring, hint, frontier, w, claim) ||
-           /* Relaxed: what lies before any head that was ever shown has been taken back, so older is only longer. */
-           scan(ring, atomic_load_explicit(&ring->first, memory_order_relaxed), frontier, w, claim);
+    if (first - hint <= UINT64_MAX / 2)
+        hint = first;
+    return scan(ring, hint, frontier, w, claim) || scan(ring, first, frontier, w, claim);
 }
 
 lzs_status lzs_crew_claim(lzs_crew *crew, uint32_t w, lzs_claim *claim)

@@ -94,7 +94,8 @@ lzs_status lzs_ring_take(lzs_ring *ring, void **result);
 lzs_status lzs_ring_retract(lzs_ring *ring);
 
 /* Take back the run at the head whatever its state, without waiting for a worker that evaluates it. A finished
- * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY; among processes also LZS_BUSY, when its
+ * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY, after which workers look at nothing that
+ * was in the ring; among processes also LZS_BUSY, when its
  * worker may have died in the act of delivering it: bury it, and call again. */
 lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
 

@@ -45,11 +45,28 @@ EDITS = [
     ),
     (
         "claim: the hint is all that is looked at",
-        """    return scan(ring, hint, frontier, w, claim) ||
-           /* Relaxed: what lies before any head that was ever shown has been taken back, so older is only longer. */
-           scan(ring, atomic_load_explicit(&ring->first, memory_order_relaxed), frontier, w, claim);
-""",
-        "    return scan(ring, hint, frontier, w, claim);\n",
+        "scan(ring, hint, frontier, w, claim) || scan(ring, first, frontier, w, claim);",
+        "scan(ring, hint, frontier, w, claim);",
+    ),
+    (
+        "claim: the hint leads back to what is gone",
+        "    if (first - hint <= UINT64_MAX / 2)\n        hint = first;\n",
+        "",
+    ),
+    (
+        "claim: a hint from before the wrap-around counts as a later one",
+        "    if (first - hint <= UINT64_MAX / 2)\n",
+        "    if (hint <= first)\n",
+    ),
+    (
+        "drop: an empty ring is looked at as before",
+        "        atomic_store_explicit(&ring->first, ring->head, memory_order_relaxed);\n        return LZS_EMPTY;",
+        "        return LZS_EMPTY;",
+    ),
+    (
+        "flush: the first to look at is the last",
+        "    atomic_store_explicit(&ring->first, ring->head, memory_order_relaxed);\n    /* E9",
+        "    atomic_store_explicit(&ring->first, ring->tail - 1, memory_order_relaxed);\n    /* E9",
     ),
     (
         "claim: no look whether the crew is closed",

@@ -563,6 +563,58 @@ static void rings_take_turns(uint64_t first)
     free_ring(rings[0]);
 }
 
+/* How long it takes to have some runs claimed, in seconds, at best. */
+static double time_of_claims(lzs_ring *ring)
+{
+    double best = 1e9;
+
+    for (int round = 0; round < 5; round++) {
+        double start = seconds();
+        for (int64_t i = 0; i < 100; i++) {
+            publish(ring, i);
+            claim(ring, 0, i);
+            drop_unfinished(ring);
+        }
+        best = seconds() - start < best ? seconds() - start : best;
+    }
+    return best;
+}
+
+/* A large ring costs the readers of others nothing once its own has left it, whatever had become of its runs. */
+static void an_empty_ring_is_not_looked_through(uint64_t first)
+{
+    enum { MANY = 1 << 16 };
+    lzs_ring *small = new_ring(1, 4, first), *large = lzs_ring_new(crew, MANY, first);
+    double before = time_of_claims(small);
+
+    CHECK(large != NULL);
+    for (int claimed = 0; claimed <= MANY; claimed += MANY / 2) {
+        lzs_claim c;
+        for (int64_t i = 0; i < MANY; i++)
+            CHECK(lzs_ring_publish(large, (lzs_run){i, 1, 0}) == LZS_OK);
+        lzs_ring_flush(large);
+        for (int i = 0; i < claimed; i++) {
+            c = claim(large, 0, i);
+            deliver(large, &c);
+        }
+        for (int i = 0; i < claimed / 2; i++)
+            take(large, i);
+        for (int i = claimed / 2; i < claimed; i++)
+            drop_done(large, i);
+        for (int i = claimed; i < MANY; i++)
+            drop_unfinished(large);
+        CHECK(lzs_ring_drop(large, &(void *){NULL}) == LZS_EMPTY);
+        CHECK(time_of_claims(small) < 20 * before); /* or hundreds of times as long */
+    }
+    publish(large, 7); /* and it can be used again */
+    CHECK(lzs_ring_retract(large) == LZS_OK);
+    CHECK(lzs_ring_drop(large, &(void *){NULL}) == LZS_EMPTY);
+    publish(large, 8);
+    claim(large, 0, 8);
+    drop_unfinished(large);
+    free_ring(small);
+}
+
 static void a_result_in_parts(uint64_t first)
 {
     lzs_ring *ring = new_ring(1, 1, first);
@@ -1028,6 +1080,7 @@ int main(void)
         TEST(an_old_claim_never_delivers),
         TEST(any_sequence_of_calls),
         TEST(rings_take_turns),
+        TEST(an_empty_ring_is_not_looked_through),
         TEST(a_result_in_parts),
         TEST(parts_may_come_together),
         TEST(processes_share_a_crew),

@@ -480,6 +480,7 @@ proctype Reader(byte me)
 #ifdef JUMPS
     :: !over && head < tail -> drop()
     :: !over && head < tail -> retract()
+    :: !over && head == tail && first[me] < head -> first[me] = head /* a drop that finds nothing */
 #endif
     :: !over && head < tail && tail == shown ->
         take();
@@ -527,7 +528,7 @@ proctype Closer()
 #define SCAN_FROM(position) ((position) + SLOTS < until -> until - SLOTS : (position))
 
 #if SLOTS > 1
-#define WHERE_TO_LOOK hint[turn]
+#define WHERE_TO_LOOK (hint[turn] < first[turn] -> first[turn] : hint[turn])
 #else
 #define WHERE_TO_LOOK first[turn] /* the only slot is found with any hint */
 #endif
