@@ -1,5 +1,7 @@
 """The prefetch, over threads."""
 
+import concurrent.futures
+import contextlib
 import functools
 import gc
 import itertools
@@ -60,13 +62,20 @@ def either_method(request, monkeypatch):
 
 
 def within(seconds, function, *args):
-    """The result of a function that must not take longer: a hang is a failure, not the end of the tests."""
-    result = []
-    thread = threading.Thread(target=lambda: result.append(function(*args)), daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "hangs"
-    return result[0]
+    """What a function gives or raises that must not take longer: a hang is a failure, not the end of the tests."""
+    future = concurrent.futures.Future()
+
+    def call():
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(seconds)
+    finally:
+        assert future.done(), "hangs"
 
 
 class Log:
@@ -342,6 +351,29 @@ def test_a_source_that_grows_and_shrinks():
     assert list(view) == list(range(5))
 
 
+@pytest.mark.parametrize("nworkers", [1, 3])
+@pytest.mark.parametrize("max_buffered", [1, 4, 50])
+def test_a_source_that_shrinks_while_it_is_iterated_over(nworkers, max_buffered):
+    for end in (0, 5, 11, 12, 20):
+        source = list(range(40))
+        items = iter(prefetch(source, nworkers, max_buffered=max_buffered))
+        assert [next(items) for _ in range(10)] == list(range(10))
+        del source[end:]
+        assert within(10, list, items) == list(range(10, end))
+
+        source = list(range(40))
+        pairs = prefetch(source, nworkers, max_buffered=max_buffered).as_completed()
+        found = [next(pairs) for _ in range(10)]
+        del source[end:]
+        for _ in range(50):
+            with contextlib.suppress(IndexError):
+                found.append(within(10, next, pairs, None))
+            if found[-1] is None:
+                break
+        assert found.pop() is None
+        assert sorted(found)[:end] == [(i, i) for i in range(end)] and len(set(found)) == len(found)
+
+
 # ---- Errors -----------------------------------------------------------------------------------------------------
 
 
@@ -432,6 +464,22 @@ def test_a_failing_start_hook_fails_the_read():
         with pytest.raises(EvaluationError, match="start_hook failed") as caught:
             view[0]
         assert str(caught.value.__cause__) == "no licence for 0"
+
+
+@pytest.mark.usefixtures("either_method")
+@pytest.mark.parametrize("nworkers", [2, 4])
+def test_a_failing_start_hook_fails_every_way_to_read(nworkers):
+    def hook(worker):
+        raise OSError("no licence")
+
+    ways = [list, lambda view: list(view.as_completed()), lambda view: view.__getitems__([7, 2]),
+            lambda view: list(batch(view, 4)), lambda view: view[[3, 1]][0], lambda view: view[2:][3]]  # fmt: skip
+    for read in ways:
+        view = prefetch(range(10), nworkers, start_hook=hook)
+        for _ in range(2):
+            with pytest.raises(EvaluationError, match="start_hook failed") as caught:
+                within(20, read, view)
+            assert str(caught.value.__cause__) == "no licence"
 
 
 # ---- Hooks ------------------------------------------------------------------------------------------------------
@@ -788,6 +836,31 @@ def test_close_while_another_thread_waits():
     release.set()
 
 
+@pytest.mark.parametrize(
+    "read", [list, lambda view: list(view.as_completed()), lambda view: view.__getitems__([7, 2]), lambda view: view[9]]
+)
+def test_close_while_other_threads_wait(read):
+    evaluating, release = threading.Event(), threading.Event()
+    view = prefetch(smap(lambda i: evaluating.set() or release.wait(60), range(10)), 2)
+    caught = []
+
+    def reader():
+        with pytest.raises(ValueError, match="^prefetch is closed$") as error:
+            read(view)
+        caught.append(error)
+
+    readers = [threading.Thread(target=reader) for _ in range(3)]
+    for thread in readers:
+        thread.start()
+    assert evaluating.wait(10)
+    time.sleep(0.02)
+    within(10, view.close)
+    for thread in readers:
+        thread.join(10)
+    assert len(caught) == 3
+    release.set()
+
+
 @pytest.mark.usefixtures("either_method")
 def test_the_context_manager_closes():
     with prefetch(range(10), 2) as view:
@@ -912,6 +985,24 @@ def test_a_child_forked_while_another_thread_starts_the_workers():
         assert os.waitpid(pid, 0)[1] == 0
         reader.join(10)
         view.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_fork_during_iteration():
+    """Parent and child both go on where they were."""
+    view = prefetch(smap(lambda i: time.sleep(0.0002) or -i, range(200)), 2, max_buffered=8)
+    pairs, items = view.as_completed(), iter(view)
+    first = [next(pairs) for _ in range(20)]
+    assert [next(items) for _ in range(20)] == [-i for i in range(20)]
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        right = list(items) == [-i for i in range(20, 200)] and dict(first + list(pairs)) == {i: -i for i in range(200)}
+        os._exit(0 if right else 1)
+    assert list(items) == [-i for i in range(20, 200)]
+    assert sorted(first + list(pairs)) == [(i, -i) for i in range(200)]
+    assert os.waitpid(child, 0) == (child, 0)
 
 
 def test_the_interpreter_exits_while_an_item_never_ends():
