@@ -1,6 +1,7 @@
 """The prefetch, over threads."""
 
 import concurrent.futures
+import contextlib
 import functools
 import gc
 import itertools
@@ -365,10 +366,8 @@ def test_a_source_that_shrinks_while_it_is_iterated_over(nworkers, max_buffered)
         found = [next(pairs) for _ in range(10)]
         del source[end:]
         for _ in range(50):
-            try:
+            with contextlib.suppress(IndexError):
                 found.append(within(10, next, pairs, None))
-            except IndexError:
-                pass
             if found[-1] is None:
                 break
         assert found.pop() is None

@@ -1751,8 +1751,9 @@ cdef class Prefetch(Derived):
         """What to raise for item i."""
         crew = self.crew
         if failure.is_timeout:
-            number = i if self.route is None else read(self.route, i)
-            return TimeoutError(f"item {number} of {self.label()} made at {self.site} took longer than {crew.timeout} s")
+            if self.route is not None:
+                i = read(self.route, i)
+            return TimeoutError(f"item {i} of {self.label()} made at {self.site} took longer than {crew.timeout} s")
         if isinstance(failure.error, _processes.NotTransferable):
             return stage_error(self, i, failure.error, crew.evaluation)  # the stage that fails is this one
         return source_error(self, i, self.source, i, failure.error, crew.evaluation)
