@@ -230,7 +230,7 @@ def dumped(error: BaseException) -> bytes:
     except Exception:
         if not spawned:
             raise
-    return cast("bytes", cloudpickle.dumps(error, 5))
+    return cloudpickle.dumps(error, 5)
 
 
 def packed(error: BaseException | None, seen: set[int]) -> _Packed | None:
