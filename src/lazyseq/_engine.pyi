@@ -21,7 +21,7 @@ class Prefetch(Derived[T_co]):
         start_hook: Callable[[int], object] | Callable[[], object] | None,
         evaluation: Literal["wrap", "passthrough"],
         timeout: float | None = None,
-        process: tuple[BaseContext, int | None] | None = None,
+        process: tuple[BaseContext | None, int | None] | None = None,
         crew: Crew | None = None,
     ) -> None: ...
     @property
@@ -53,7 +53,7 @@ class Crew:
         start_hook: Callable[[int], object] | Callable[[], object] | None,
         evaluation: Literal["wrap", "passthrough"],
         timeout: float | None,
-        process: tuple[BaseContext, int | None] | None,
+        process: tuple[BaseContext | None, int | None] | None,
     ) -> None: ...
     def dismiss(self) -> list[Thread] | list[WorkerProcess]: ...
     def forget_workers(self) -> None: ...

@@ -25,6 +25,7 @@ from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks, keep_last
 
 from collections import deque
+from multiprocessing import get_context
 from threading import RLock, local
 from time import monotonic_ns, perf_counter_ns
 from weakref import ref
@@ -644,6 +645,7 @@ cdef class ProcessEngine(Engine):
         cdef uint64_t rings = max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
         cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + rings
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
+        context = get_context() if context is None else context
         self.context, self.deaths, self.given_up = context, {}, {}
         self.guards = guards_of(source)
         self.recipe = _processes.recipe(context, source, start_hook, self.guards)
@@ -733,6 +735,8 @@ cdef class ProcessEngine(Engine):
         error = _processes.died(process)
         if lzs_load(&board_of(self.arena).started) == 0 and not late:
             error.add_note("It died while it was starting; a message of its own, on stderr, may tell why.")
+            if self.context.get_start_method() != "fork":
+                error.add_note("A script may lack its if __name__ == '__main__': around what it does.")
             return self.end_with(error)
         if offset:
             record = record_at(self.arena, offset)
@@ -823,8 +827,9 @@ cdef class ProcessEngine(Engine):
 
     cdef int make_room(self, Py_ssize_t ring) except -1:
         cdef uint64_t size = lzs_ring_size(<uint64_t>self.max_buffered)
-        cdef uint64_t start = <char *>crew_of(self.arena) - self.base + lzs_crew_size(<uint32_t>board_of(self.arena).nworkers)
-        self.arena.reserve(start + ring * size, start + (ring + 1) * size)
+        cdef uint64_t start = <char *>crew_of(self.arena) - self.base + ring * size
+        start += lzs_crew_size(<uint32_t>board_of(self.arena).nworkers)
+        self.arena.reserve(start, start + size)
         return 0
 
     cdef int wait_ms(self) noexcept nogil:
@@ -976,7 +981,8 @@ cdef int take_counts(list guards, list counts, Py_ssize_t k) except -1:
     return 0
 
 
-cdef uint64_t message_of(Arena arena, uint32_t worker, list results, Py_ssize_t n, const long long *unwanted) except 0:
+cdef uint64_t message_of(Arena arena, uint32_t worker, list results, Py_ssize_t n,
+                         const long long *unwanted) except 0:
     """A message with the n results, and what follows them, in which Failures stand for those that cannot be sent."""
     cdef Py_ssize_t k
     try:

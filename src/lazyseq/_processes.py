@@ -42,6 +42,11 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("lazyseq")
+spawned = False  # this is a worker to which classes may have come pickled by value
+warned = False  # is_worker() has
+THREADS = [
+    f"{name}_THREADS" for name in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "BLIS_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
+]
 
 # ---- The reader's side ----------------------------------------------------------------------------------------------
 
@@ -53,6 +58,12 @@ def recipe(
     parts = source, start_hook, guards
     if context.get_start_method() == "fork":
         return parts
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno, "prefetch: workers begin in the working directory, which is no more"
+        ) from None
     main = sys.modules["__main__"]
     if hasattr(main, "__file__") or main.__spec__ is not None:  # else workers cannot import what it defines: a notebook
         with contextlib.suppress(Exception):  # lambdas, closures
@@ -155,6 +166,14 @@ def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, reci
         raise RuntimeError(
             "prefetch: a process that was forked cannot use its parent's fork server: set another mp_context"
         ) from error
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise OSError(
+            error.errno,
+            f"prefetch: no file descriptors are left to start worker {worker}: have fewer workers, or raise the limit "
+            "(ulimit -n)",
+        ) from error
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -203,10 +222,13 @@ def end(process: WorkerProcess) -> None:
 
 def is_worker() -> bool:
     """Whether this process is a daemon, which may have no children: then its reader evaluates, and is warned."""
+    global warned
     if not multiprocessing.current_process().daemon:
         return False
-    warnings.warn("prefetch: worker processes have none of their own: items are evaluated as they are read",
-                  RuntimeWarning, stacklevel=2)  # fmt: skip
+    if not warned:
+        warned = True
+        warnings.warn("prefetch: worker processes have none of their own: items are evaluated as they are read",
+                      RuntimeWarning, stacklevel=2)  # fmt: skip
     return True
 
 
@@ -217,18 +239,23 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
     """What a worker's process runs."""
     from ._engine import refuse_to_work, work_in_process  # which imports this module
 
+    global spawned
+    spawned = isinstance(recipe, bytes)
+    # The workers are as many as there are cores to use: this is for libraries that load from now on.
+    for name in THREADS:
+        os.environ.setdefault(name, "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=end_with, args=(parent,), name="lazyseq-parent", daemon=True).start()
     logging.getLogger().setLevel(level)
     gc.freeze()  # what was inherited is shared with the parent until somebody writes to it, as a collection would
-    threadpoolctl.threadpool_limits(1)  # the workers are as many as there are cores to use
     try:
         source, start_hook, guards = cast("_Recipe", pickle.loads(recipe) if isinstance(recipe, bytes) else recipe)
     except BaseException as error:  # whatever a user's object does when it is made anew
         refuse_to_work(arena, worker, not_loadable(error))
         return
+    threadpoolctl.threadpool_limits(1)  # and this for those that are loaded
     work_in_process(arena, worker, evaluation, source, start_hook, guards)
 
 
@@ -261,13 +288,23 @@ def load_error(data: bytes) -> BaseException:
     return cast("BaseException", unpacked(pickle.loads(data)))
 
 
+def dumped(error: BaseException) -> bytes:
+    """An error alone, pickled: as a result, by value where its class has come so."""
+    try:
+        return pickle.dumps(error, 5)
+    except Exception:
+        if not spawned:
+            raise
+    return cloudpickle.dumps(error, 5)
+
+
 def packed(error: BaseException | None, seen: set[int]) -> _Packed | None:
     """What of an error can be pickled: each by its own means, since these know its attributes, or else in words."""
     if error is None or id(error) in seen:
         return None
     seen.add(id(error))
     try:
-        data = pickle.dumps(error, 5)
+        data = dumped(error)
         pickle.loads(data)
     except Exception:  # whatever a user's error does when it is pickled, or made anew
         kind = type(error)

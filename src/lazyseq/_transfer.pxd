@@ -35,6 +35,7 @@ cdef class Arena:
     cdef int descriptor
     cdef long long held_bytes, warned
     cdef unsigned forks
+    cdef bint spawned
 
     cdef int map(self, int descriptor, uint64_t size) except -1
     cdef uint64_t room(self) except? 0
@@ -45,6 +46,7 @@ cdef class Arena:
     cdef void release(self, uint64_t offset) noexcept nogil
     cdef void keep_block(self, uint64_t offset) noexcept nogil
     cdef bint is_ours(self) noexcept nogil
+    cdef Sink pickled(self, object value)
     cpdef uint64_t write(self, uint32_t owner, object value) except 0
     cdef uint64_t write_surely(self, uint32_t owner, object value) except 0
     cdef uint64_t write_patiently(self, uint32_t owner, object value, const long long *unwanted) except 0

@@ -29,6 +29,8 @@ from pathlib import Path
 from pickle import Pickler, loads
 from time import monotonic_ns
 
+import cloudpickle
+
 cdef extern from *:
     """
     #if defined(_MSC_VER)
@@ -141,15 +143,6 @@ cdef class Sink:
         return False
 
 
-cdef Sink pickled(object value):
-    cdef Sink sink = Sink()
-    pickler = Pickler(sink, 5, buffer_callback=sink)
-    if knows_tensors():
-        pickler.dispatch_table = reducers
-    pickler.dump(value)
-    return sink
-
-
 @cython.final
 @cython.no_gc
 cdef class Arena:
@@ -158,8 +151,8 @@ cdef class Arena:
     At most `limit` bytes of what was received are views, or less where there is little shared memory; the rest is
     copied out. Can be pickled for a process that is being spawned.
 
-    Threads: `arena` says who may call what of its functions; `held_bytes` and `warned` are counted atomically; `aside` is
-    used by a worker's only thread.
+    Threads: `arena` says who may call what of its functions; `held_bytes` and `warned` are counted atomically; `aside`
+    is a worker's, in the thread that evaluates.
     """
 
     def __cinit__(self):
@@ -300,17 +293,34 @@ cdef class Arena:
         """Others know the block now: the death of its worker does not free it."""
         lzs_arena_keep(self.arena, offset)
 
+    cdef Sink pickled(self, object value):
+        cdef Sink sink = Sink()
+        pickler = Pickler(sink, 5, buffer_callback=sink)
+        if knows_tensors():
+            pickler.dispatch_table = reducers
+        try:
+            pickler.dump(value)
+        except Exception:
+            if not self.spawned:
+                raise
+            sink = Sink()
+            cloudpickle.Pickler(sink, 5, buffer_callback=sink).dump(value)
+        return sink
+
     cpdef uint64_t write(self, uint32_t owner, object value) except 0:
-        """The message with a pickled value. When that cannot be pickled, the error is pickle's."""
-        return self.filled(owner, pickled(value), False)
+        """The message with a pickled value. When that cannot be pickled, the error is pickle's.
+
+        In a process that was spawned, classes may have come pickled by value, and so may go back.
+        """
+        return self.filled(owner, self.pickled(value), False)
 
     cdef uint64_t write_surely(self, uint32_t owner, object value) except 0:
         """The same of a value without large buffers; if there is no memory, a small one all the same, others later."""
-        return self.filled(owner, pickled(value), True)
+        return self.filled(owner, self.pickled(value), True)
 
     cdef uint64_t write_patiently(self, uint32_t owner, object value, const long long *unwanted) except 0:
         """The same; if there is no memory, it waits while some is given back, and the message is wanted."""
-        cdef Sink sink = pickled(value)
+        cdef Sink sink = self.pickled(value)
         cdef uint64_t given, seen = 0
         cdef long long since = 0
         while True:
@@ -456,7 +466,7 @@ def _attached(duplicate, size, uint32_t owners, uint64_t span, uint64_t limit, f
     arena.descriptor = duplicate.detach()
     os.set_inheritable(arena.descriptor, False)  # it came through an exec: its own children need not have it
     arena.map(arena.descriptor, size)
-    arena.arena = <lzs_arena *>arena.base
+    arena.arena, arena.spawned = <lzs_arena *>arena.base, True
     arena.common = lzs_arena_common(arena.arena)
     arena.owners, arena.span, arena.limit, arena.folder = owners, span, limit, folder
     return arena

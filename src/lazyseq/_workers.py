@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Protocol
 
     from ._processes import WorkerProcess
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 started: weakref.WeakSet[_Employer] = weakref.WeakSet()  # the crews that have workers
 lost: list[object] = []  # what forked children have of the workers of their parents
 exiting = threading.Event()  # the interpreter is
-JOIN_SECONDS = 0.2  # idle workers end in less; one that is inside an item is not waited for any longer
+# Idle workers end in less; one that is inside an item is not waited for any longer. A process can be ended.
+JOIN_SECONDS = 0.2
+PROCESS_JOIN_SECONDS = 0.02
 
 
 def usable_cores() -> int:
@@ -60,15 +62,27 @@ def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:
 
 def join(workers: Iterable[threading.Thread | WorkerProcess]) -> None:
     """Wait for workers that were told to end, but not for an item that one of them may be computing."""
-    workers = list(workers)
-    deadline = time.monotonic() + JOIN_SECONDS
+    threads: list[threading.Thread] = []
+    processes: list[WorkerProcess] = []
     for worker in workers:
-        if worker is not threading.current_thread():
-            worker.join(max(0.0, deadline - time.monotonic()))
+        if not isinstance(worker, threading.Thread):
+            processes.append(worker)
+        elif worker is not threading.current_thread():
+            threads.append(worker)
+    await_all(processes, PROCESS_JOIN_SECONDS)
+    for process in processes:
+        if process.is_alive():
+            process.kill()  # nobody will ever see what it does
+    await_all(threads, JOIN_SECONDS)
+    for process in processes:
+        process.join()
+
+
+def await_all(workers: Sequence[threading.Thread | WorkerProcess], seconds: float) -> None:
+    """Wait until all have ended, but no longer than this."""
+    deadline = time.monotonic() + seconds
     for worker in workers:
-        if not isinstance(worker, threading.Thread) and worker.is_alive():
-            worker.kill()  # nobody will ever see what it does
-            worker.join()
+        worker.join(max(0.0, deadline - time.monotonic()))
 
 
 def aside(work: Callable[[], object]) -> None:

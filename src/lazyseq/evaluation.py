@@ -111,9 +111,9 @@ def prefetch(
         shm_size = _checks.count(shm_size, "prefetch", "shm_size", least=0)
         if shm_size > _transfer.usable_memory():
             raise _checks.wrong(ValueError, "prefetch", "shm_size", "no more bytes than there is memory", shm_size)
-    if isinstance(mp_context, BaseContext):
-        context = mp_context
-    elif mp_context is None or mp_context in multiprocessing.get_all_start_methods():
+    if mp_context is None or isinstance(mp_context, BaseContext):
+        context = mp_context  # None until the first read, since who asks for the default fixes it
+    elif mp_context in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context(mp_context)
     else:
         methods = " or ".join(map(repr, multiprocessing.get_all_start_methods()))
