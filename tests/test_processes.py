@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 import lazyseq
 from lazyseq import EvaluationError, TooManyFailures, WorkerDiedError, add_cache, batch, collate, guard, smap, unbatch
 
-# Those that start anew take long, and are the same in all builds of Python: `-m "not starts"` leaves them out.
+# Those that start anew take long, and are the same in all builds of Python: without `-m starts` they are left out.
 METHODS = [
     pytest.param(method, marks=() if method == "fork" else pytest.mark.starts)
     for method in multiprocessing.get_all_start_methods()
@@ -782,8 +782,9 @@ def segmentation_fault():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("how", [killed, segmentation_fault, lambda: os._exit(0)])
 def test_what_a_dead_worker_held_is_evaluated_again(method, how, tmp_path):
+    items = {0, 7, 40, 41, 99} if method == "fork" else {7}  # others take long to take a dead one's place
     for read in (enumerate, lambda view: sorted(view.as_completed())):
-        with prefetch(smap(Ends(how, {0, 7, 40, 41, 99}, tmp_path), range(100)), mp_context=method) as view:
+        with prefetch(smap(Ends(how, items, tmp_path), range(100)), mp_context=method) as view:
             assert list(read(view)) == [(i, i) for i in range(100)]
         for path in tmp_path.iterdir():
             path.unlink()
@@ -851,7 +852,7 @@ def test_a_result_that_ends_its_worker_fails_alone():
             assert len(found) == 20
 
 
-@pytest.mark.parametrize("n", [6, 40])
+@pytest.mark.parametrize("n", [6, 20])
 def test_any_number_of_items_in_a_row_may_end_their_workers(n):
     with prefetch(smap(Ends(killed, range(n)), range(40)), max_buffered=32) as view:
         for found in outcomes(view.as_completed()), outcomes(iter(view)):
@@ -930,7 +931,7 @@ def be_idle():
 
 @pytest.mark.parametrize("max_buffered", [2, 10])
 @pytest.mark.parametrize(
-    ("happens", "kind", "timeout"), [(lambda: time.sleep(60), TimeoutError, 2), (killed, WorkerDiedError, None)]
+    ("happens", "kind", "timeout"), [(lambda: time.sleep(60), TimeoutError, 1), (killed, WorkerDiedError, None)]
 )
 def test_what_is_not_sent_yet_of_the_same_grain_comes(max_buffered, happens, kind, timeout):
     rows = unbatch(smap(lambda b: [4 * b + k for k in range(4)], range(5)), 4)

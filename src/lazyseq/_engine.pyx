@@ -2119,7 +2119,7 @@ cdef class CompletedIterator:
         cdef lzs_status status = LZS_OK
         cdef bint ready = False
         cdef int64_t enough
-        cdef int ms = self.window.wait_ms(self.engine, 1)
+        cdef int ms = self.window.wait_ms(self.engine, self.window.grain)
         for run in self.running:
             lzs_progress_want(&run.state.progress, run.next + 1 - run.start)
             ready = ready or run.has(run.next) or lzs_load(&run.state.overdue) != 0

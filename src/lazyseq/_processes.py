@@ -295,7 +295,8 @@ def dumped(error: BaseException) -> bytes:
     except Exception:
         if not spawned:
             raise
-    return cloudpickle.dumps(error, 5)
+    data: bytes = cloudpickle.dumps(error, 5)
+    return data
 
 
 def packed(error: BaseException | None, seen: set[int]) -> _Packed | None:

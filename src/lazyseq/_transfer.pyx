@@ -277,13 +277,23 @@ cdef class Arena:
         return 0
 
     cdef uint64_t allocate_surely(self, uint32_t owner, uint64_t size) except 0:
-        """The same, if need be one that was set aside, or as soon as others give theirs back."""
+        """The same, if need be one that was set aside, or as soon as others give theirs back.
+
+        If none does for long, the error ends this process, which its reader sees: it may wait for us alone.
+        """
+        cdef uint64_t given, seen = 0
+        cdef long long since = 0
         while True:
+            given = lzs_arena_given(self.arena)
             try:
                 return self.allocate(owner, size)
             except MemoryError:
                 if size <= SET_ASIDE and self.aside:
                     return self.aside.pop()
+                if since == 0 or given != seen:
+                    since, seen = monotonic_ns(), given
+                elif monotonic_ns() - since > 5 * <long long>PATIENCE_NS:
+                    raise
             time.sleep(0.001)
 
     cdef void release(self, uint64_t offset) noexcept nogil:
