@@ -324,7 +324,7 @@ class Spoiled:
         if self.cell.fault == "raises in __reduce__":
             raise ValueError("not today")
         # The array comes first: memory for it has been taken by then.
-        return tuple, ([numpy.zeros(10**5 if self.cell.phase == "writing" else 1), lambda: None],)
+        return tuple, ([numpy.zeros(10**5 if self.cell.phase == "writing" else 1), threading.Lock()],)
 
 
 class SpoiledSource:
