@@ -282,6 +282,9 @@ class Cell:
             self.wait_for("refused")
         del errors
         gc.collect()
+        gone = time.monotonic() + GONE_SECONDS  # nobody waits for workers that end because one could not start
+        while multiprocessing.active_children() and time.monotonic() < gone:
+            time.sleep(0.02)
         assert multiprocessing.active_children() == []
         assert len(os.listdir("/proc/self/fd")) <= before + 6, "descriptors are left"  # those of the fork server
         print("right")
