@@ -275,7 +275,7 @@ class Cell:
         before = len(os.listdir("/proc/self/fd"))
         errors = self.read()
         self.judge(*errors)
-        ended = self.victim == "worker" and (self.fault in ENDS or (self.spoils_source and self.phase != "starting"))
+        ended = self.victim == "worker" and self.fault in ENDS
         assert not ended or any("another takes its place" in text for text in log.texts), log.texts
         assert not self.ends_parent
         if self.victim == "parent" and self.spoils_source:
