@@ -1355,7 +1355,9 @@ cdef class Slice(Derived):
         return self.start + i * self.step
 
     cdef object item(self, Py_ssize_t i):
-        return pull(self, i, self.source, self.target(i))
+        if i > self.most:
+            self.target(i)  # which says so
+        return pull(self, i, self.source, self.start + i * self.step)
 
     cdef Py_ssize_t size(self) except? -1:
         return self.n

@@ -1,10 +1,14 @@
-"""Starting, watching and ending worker processes: nothing here runs while items flow."""
+"""Starting, watching and ending worker processes: nothing here runs while items flow.
+
+What only processes need is imported where it is used: importing lazyseq should cost little.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import gc
+import importlib
 import logging
 import math
 import multiprocessing
@@ -16,12 +20,7 @@ import sys
 import threading
 import traceback
 import warnings
-from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any, cast
-
-import cloudpickle
-import tblib
-import threadpoolctl
 
 from .errors import WorkerDiedError
 
@@ -68,6 +67,8 @@ def recipe(
     if hasattr(main, "__file__") or main.__spec__ is not None:  # else workers cannot import what it defines: a notebook
         with contextlib.suppress(Exception):  # lambdas, closures
             return pickle.dumps(parts, 5)
+    import cloudpickle
+
     try:
         return cloudpickle.dumps(parts, 5)
     except Exception as error:
@@ -79,6 +80,7 @@ def recipe(
 
 def unpicklable(source: object, start_hook: object) -> str:
     """What it is that cannot be pickled: start_hook, or the innermost stage."""
+    import cloudpickle
 
     def fails(thing: object) -> bool:
         try:
@@ -153,10 +155,14 @@ def ended(workers: list[WorkerProcess], timeout: float | None = 0) -> list[Worke
 
 def start(context: BaseContext, worker: int, arena: Arena, evaluation: str, recipe: object) -> WorkerProcess:
     """Start a worker: a daemon, since an item may never end."""
+    for name in ("cloudpickle", "tblib", "threadpoolctl"):
+        importlib.import_module(name)  # once, and not in each worker that is forked
     arguments = (os.getpid(), logging.getLogger().level, arena, worker, evaluation, recipe)
     # Process is a class of each context, which BaseContext does not tell.
     process = cast("Any", context).Process(target=work, args=arguments, name=f"lazyseq-worker-{worker}", daemon=True)
     if context.get_start_method() != "fork":
+        from multiprocessing import resource_tracker
+
         resource_tracker.ensure_running()  # as the start would do, and unblock SIGINT
     # Ctrl-C is the reader's; from the first instruction on, and whichever thread starts the worker.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
@@ -255,6 +261,8 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
     except BaseException as error:  # whatever a user's object does when it is made anew
         refuse_to_work(arena, worker, not_loadable(error))
         return
+    import threadpoolctl
+
     threadpoolctl.threadpool_limits(1)  # and this for those that are loaded
     work_in_process(arena, worker, evaluation, source, start_hook, guards)
 
@@ -295,12 +303,16 @@ def dumped(error: BaseException) -> bytes:
     except Exception:
         if not spawned:
             raise
+    import cloudpickle
+
     data: bytes = cloudpickle.dumps(error, 5)
     return data
 
 
 def packed(error: BaseException | None, seen: set[int]) -> _Packed | None:
     """What of an error can be pickled: each by its own means, since these know its attributes, or else in words."""
+    import tblib
+
     if error is None or id(error) in seen:
         return None
     seen.add(id(error))
@@ -322,6 +334,8 @@ def unpacked(parts: _Packed | None) -> BaseException | None:
     """The error that was packed."""
     if parts is None:
         return None
+    import tblib
+
     data, frames, suppresses, cause, context = parts
     error = cast("BaseException", pickle.loads(data))
     if frames is not None:

@@ -18,18 +18,13 @@ from ._arena cimport *
 import copyreg
 import errno
 import mmap
-import multiprocessing.context
-import multiprocessing.reduction
 import os
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
 from pickle import Pickler, loads
 from time import monotonic_ns
-
-import cloudpickle
 
 cdef extern from *:
     """
@@ -217,9 +212,10 @@ cdef class Arena:
             lzs_close(self.descriptor)
 
     def __reduce__(self):
-        multiprocessing.context.assert_spawning(self)
+        from multiprocessing import context, reduction
+        context.assert_spawning(self)
         return _attached, (
-            multiprocessing.reduction.DupFd(self.descriptor), self.mapping.len, self.owners, self.span, self.limit,
+            reduction.DupFd(self.descriptor), self.mapping.len, self.owners, self.span, self.limit,
             self.folder,
         )
 
@@ -314,6 +310,7 @@ cdef class Arena:
             if not self.spawned:
                 raise
             sink = Sink()
+            import cloudpickle
             cloudpickle.Pickler(sink, 5, buffer_callback=sink).dump(value)
         return sink
 
@@ -558,10 +555,12 @@ cdef tuple shared_file():
     try:
         return unnamed_file("/dev/shm")
     except OSError:
+        import tempfile
         return unnamed_file(tempfile.gettempdir())
 
 
 cdef tuple unnamed_file(folder):
+    import tempfile
     with tempfile.TemporaryFile(dir=folder) as file:
         return os.dup(file.fileno()), folder
 
