@@ -119,9 +119,9 @@ class WorkerProcess:
                 raise
         self.handle = process.sentinel if self.pidfd is None else self.pidfd
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's exit `os` may be gone
         if self.pidfd is not None:
-            os.close(self.pidfd)
+            close(self.pidfd)
 
     def is_alive(self) -> bool:
         return not ended([self])
