@@ -1,13 +1,23 @@
 """For all tests."""
 
 import gc
+import signal
 
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def quick_collections():
-    """What is there before the tests is no garbage of theirs, and many of them collect it."""
+    """What is there before the tests of a file is no garbage of theirs, and many of them collect it."""
+    gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interruptible():
+    """A shell lets what it runs in the background ignore SIGINT, which is then no KeyboardInterrupt."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
