@@ -59,7 +59,7 @@ def maker(lib, f=operator.neg):
 def main():
     candidates = {"list": reader(ITEMS), "list and call": read_and_call}
     candidates.update({f"lazyseq {name}": reader(view) for name, view in views(lazyseq).items()})
-    candidates["three slices"] = reader(lazyseq.smap(operator.neg, list(range(N + 5)))[2:][:-1][2:])
+    candidates["three slices"] = reader(lazyseq.smap(operator.neg, ITEMS)[0:][:N][0:])  # of the same items: no cold ones
     peers = {name: {"SeqTools": view} | PEERS[name] for name, view in views(seqtools).items()}
     candidates.update({(name, peer): reader(peers[name][peer]) for name in peers for peer in peers[name]})
     # Long rounds of many short turns: the figure wanted is what the code costs, not what the neighbours do.
