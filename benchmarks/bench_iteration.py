@@ -6,7 +6,6 @@ import operator
 import random
 import subprocess
 import sys
-import time
 
 import cytoolz
 import iteration_utilities
@@ -99,11 +98,9 @@ def construction():
 
 def imports():
     def start(module):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
-        return time.perf_counter() - begin
+        return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
 
-    best = {module: min(start(module) for _ in range(7)) for module in ("lazyseq", "numpy", "sys")}
+    best = best_times({module: start(module) for module in ("lazyseq", "numpy", "sys")}, rounds=15)
     ratio = (best["lazyseq"] - best["sys"]) / (best["numpy"] - best["sys"])
     print(f"Importing lazyseq, x importing numpy:{verdict(ratio, 1.3)}")
 

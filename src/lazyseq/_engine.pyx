@@ -25,7 +25,6 @@ from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks, keep_last
 
 from collections import deque
-from multiprocessing import get_context
 from threading import RLock, local
 from time import monotonic_ns, perf_counter_ns
 from weakref import ref
@@ -645,7 +644,10 @@ cdef class ProcessEngine(Engine):
         cdef uint64_t rings = max(1, min(LZS_MAX_RINGS, 2**30 // ring)) * ring
         cdef uint64_t size = lzs_crew_size(<uint32_t>nworkers) + rings
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
-        context = get_context() if context is None else context
+        if context is None:
+            from multiprocessing import get_context  # as late as in prefetch()
+
+            context = get_context()
         self.context, self.deaths, self.given_up = context, {}, {}
         self.guards = guards_of(source)
         self.recipe = _processes.recipe(context, source, start_hook, self.guards)

@@ -11,7 +11,6 @@ import gc
 import importlib
 import logging
 import math
-import multiprocessing
 import os
 import pickle
 import select
@@ -228,6 +227,8 @@ def end(process: WorkerProcess) -> None:
 
 def is_worker() -> bool:
     """Whether this process is a daemon, which may have no children: then its reader evaluates, and is warned."""
+    import multiprocessing  # as late as in prefetch()
+
     global warned
     if not multiprocessing.current_process().daemon:
         return False
@@ -276,6 +277,8 @@ def end_with(parent: int) -> None:
     except ProcessLookupError:
         os._exit(1)
     except (AttributeError, OSError):  # not Linux, or an old one
+        import multiprocessing
+
         ancestor = multiprocessing.parent_process()
         if ancestor is None:
             return

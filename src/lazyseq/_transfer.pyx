@@ -22,7 +22,6 @@ import os
 import sys
 import time
 import warnings
-from pathlib import Path
 from pickle import Pickler, loads
 from time import monotonic_ns
 
@@ -585,7 +584,8 @@ cdef list memory_limits():
     """Of the control groups that this process is in."""
     limits = []
     try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        with open("/proc/self/cgroup") as file:
+            groups = file.read().splitlines()
     except OSError:
         return limits
     for group in groups:
@@ -599,7 +599,8 @@ cdef list memory_limits():
         names = path.split("/")[1:]
         for depth in range(len(names) + 1):  # each group is bound by those around it
             try:
-                limits.append(int(Path(root, *names[:depth], name).read_text()))
+                with open(os.path.join(root, *names[:depth], name)) as file:
+                    limits.append(int(file.read()))
             except (OSError, ValueError):  # no such file, or "max"
                 pass
     return limits

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import operator
 import sys
-from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from . import _checks, _engine, _transfer, _workers
@@ -13,6 +11,7 @@ from .errors import seterr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.context import BaseContext
 
     from ._engine import Prefetch
     from ._types import Source, T
@@ -111,14 +110,22 @@ def prefetch(
         shm_size = _checks.count(shm_size, "prefetch", "shm_size", least=0)
         if shm_size > _transfer.usable_memory():
             raise _checks.wrong(ValueError, "prefetch", "shm_size", "no more bytes than there is memory", shm_size)
-    if mp_context is None or isinstance(mp_context, BaseContext):
-        context = mp_context  # None until the first read, since who asks for the default fixes it
-    elif mp_context in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context(mp_context)
-    else:
-        methods = " or ".join(map(repr, multiprocessing.get_all_start_methods()))
-        raise _checks.wrong(ValueError, "prefetch", "mp_context", f"a context or its name, {methods}", mp_context)
+    # None until the first read, since who asks for the default fixes it.
+    context = None if mp_context is None else _context_of(mp_context)
     if timeout is not None:
         timeout = _checks.positive(timeout, "prefetch", "timeout")
     process = (context, shm_size) if method == "process" else None
     return _engine.Prefetch(seq, nworkers, max_buffered, start_hook, seterr(), timeout, process)
+
+
+def _context_of(mp_context: str | BaseContext) -> BaseContext:
+    import multiprocessing  # which imports much, and only now is it certain to be needed
+    from multiprocessing.context import BaseContext
+
+    if isinstance(mp_context, BaseContext):
+        return mp_context
+    methods = multiprocessing.get_all_start_methods()
+    if mp_context not in methods:
+        expected = f"a context or its name, {' or '.join(map(repr, methods))}"
+        raise _checks.wrong(ValueError, "prefetch", "mp_context", expected, mp_context)
+    return multiprocessing.get_context(mp_context)
