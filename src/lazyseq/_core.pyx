@@ -2395,10 +2395,9 @@ cdef class Interleave(Joined):
     cdef const int64_t[::1] begin  # by level: its first item
     cdef const int64_t[::1] row  # by level: its first row
     cdef const int64_t[::1] ended  # by level: how many parts have ended before it
-    cdef const int64_t[:, ::1] zeros  # by bit, from the highest: how many of the first parts have a 0 there
+    cdef int64_t[:, ::1] zeros  # by bit, from the highest: how many of the first parts have a 0 there
 
     def __init__(self, tuple parts):
-        cdef Py_ssize_t bit
         self.adopt(parts)
         self.dense = len(parts) > 0 and dense_together(parts)
         self.sizes = sizes = [size_of(part) for part in parts]
@@ -2424,14 +2423,21 @@ cdef class Interleave(Joined):
         self.levels = len(begin)
         self.begin, self.row = numpy.array(begin, numpy.int64), numpy.array(row, numpy.int64)
         self.ended = numpy.array(ended, numpy.int64)
-        order = numpy.argsort([PY_SSIZE_T_MAX if size == UNKNOWN else size for size in sizes], kind="stable")
         self.bits = len(parts).bit_length()
-        zeros = numpy.zeros((self.bits, len(parts) + 1), numpy.int64)
+        self.zeros = numpy.zeros((self.bits, len(parts) + 1), numpy.int64)
+        self.sort(sorted(range(len(parts)), key=[PY_SSIZE_T_MAX if size == UNKNOWN else size for size in sizes].__getitem__))
+
+    cdef int sort(self, list order) except -1:
+        """Set `zeros`, given the parts sorted by length."""
+        cdef Py_ssize_t bit, k
+        cdef list ones
         for bit in range(self.bits):
-            is_zero = (order >> (self.bits - 1 - bit)) & 1 == 0
-            numpy.cumsum(is_zero, out=zeros[bit, 1:])
-            order = numpy.concatenate([order[is_zero], order[~is_zero]])
-        self.zeros = zeros
+            rest, ones = [], []
+            for k, part in enumerate(order):
+                (ones if (part >> (self.bits - 1 - bit)) & 1 else rest).append(part)
+                self.zeros[bit, k + 1] = len(rest)
+            order = rest + ones
+        return 0
 
     cdef Py_ssize_t still_active(self, Py_ssize_t first, Py_ssize_t j) noexcept:
         """The part that is number j, in their order, among those from `first` on when sorted by length."""
@@ -2506,57 +2512,67 @@ cdef class InterleaveIterator:
     """
     cdef Interleave view
     cdef list active, sizes  # the cursors of the parts that have not ended, and their lengths
+    cdef PyObject **plain  # by turn: the part if it is an exact list, which the view keeps alive, else NULL
     cdef Py_ssize_t width  # how many these are
     cdef Py_ssize_t edge  # the row where they change
-    cdef Py_ssize_t i, turn, row, level
+    cdef Py_ssize_t turn, row
+    cdef Py_ssize_t level  # of the view's, the next one
 
     def __init__(self, Interleave view):
         self.view = view
-        self.active = [Cursor(part) for part in view.parts]
+        self.plain = <PyObject **>PyMem_Realloc(self.plain, len(view.parts) * sizeof(PyObject *))
+        if self.plain == NULL:
+            raise MemoryError
         self.sizes = view.sizes
-        self.turn = self.width = len(self.active)
+        self.go_on_with([Cursor(part) for part in view.parts])
+        self.turn = self.width
         self.row = -1
+
+    def __dealloc__(self):
+        PyMem_Free(self.plain)
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        cdef Py_ssize_t i, row
         cdef PyObject *plain = NULL
         cdef PyObject *item = NULL
+        cdef Py_ssize_t turn, row
         cdef lzs_section section
         lzs_lock(&section, <PyObject *>self)
-        if self.turn == self.width and self.row + 1 < self.edge:
-            self.row += 1
-            self.turn = 0
-        i, row = self.i, self.row
-        if self.turn < self.width:
-            # Nobody else changes this list, and the view keeps what is in the cursor alive.
-            plain = <PyObject *>(<Cursor>lent_item(<PyObject *>self.active, self.turn)).plain
-            if plain != <PyObject *>None:
-                self.turn += 1
-                self.i = i + 1
+        turn, row = self.turn, self.row
+        if turn == self.width and row + 1 < self.edge:
+            turn = 0
+            row += 1
+            self.row = row
+        if turn < self.width:
+            plain = self.plain[turn]
+            if plain != NULL:
+                self.turn = turn + 1  # first: reading a list may let another thread into the section
                 item = item_at(plain, row)
         lzs_unlock(&section)
         if item != NULL:
             return owned(item)
-        if plain == NULL or plain == <PyObject *>None:
-            return self.next_slowly()
-        return self.finish(i, Cursor(<object>plain), row)
+        return self.next_slowly(plain, turn, row)
 
-    cdef object next_slowly(self):
+    cdef object next_slowly(self, PyObject *plain, Py_ssize_t turn, Py_ssize_t row):
+        """What __next__ has not found, in that list if there is one: it has become shorter."""
+        cdef Interleave view = self.view
         cdef Cursor cursor = None
-        cdef Py_ssize_t i, row
+        cdef Py_ssize_t i
         cdef object _dead  # see RecentStore.put
+        if plain != NULL:
+            i = turn + sum([row if size == UNKNOWN else min(size, row) for size in view.sizes])
+            return self.finish(i, Cursor(<object>plain), row)
         with cython.critical_section(self):
             if self.turn == self.width:
                 _dead = self.active
                 self.next_row()
             if self.turn < self.width:
                 cursor = <Cursor>PyList_GET_ITEM(self.active, self.turn)
+                row = self.row
+                i = view.begin[self.level - 1] + (row - view.row[self.level - 1]) * self.width + self.turn
                 self.turn += 1
-            i, row = self.i, self.row
-            self.i = i + 1
         if cursor is None:
             raise StopIteration
         return self.finish(i, cursor, row)
@@ -2581,8 +2597,16 @@ cdef class InterleaveIterator:
             self.edge = self.view.row[self.level] if self.level < self.view.levels else PY_SSIZE_T_MAX
             rest = [k for k, size in enumerate(self.sizes) if size > self.row or size == UNKNOWN]
             self.sizes = [self.sizes[k] for k in rest]
-            self.active = [self.active[k] for k in rest]
-            self.width = len(rest)
+            self.go_on_with([self.active[k] for k in rest])
+        return 0
+
+    cdef int go_on_with(self, list active) except -1:
+        cdef Py_ssize_t k
+        cdef Cursor cursor
+        for k in range(len(active)):
+            cursor = active[k]
+            self.plain[k] = NULL if cursor.plain is None else <PyObject *>cursor.plain
+        self.active, self.width = active, len(active)
         return 0
 
     cdef int end(self) except -1:
