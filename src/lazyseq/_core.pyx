@@ -2542,9 +2542,9 @@ cdef class InterleaveIterator:
         lzs_lock(&section, <PyObject *>self)
         turn, row = self.turn, self.row
         if turn == self.width and row + 1 < self.edge:
-            turn = 0
             row += 1
             self.row = row
+            turn = self.turn = 0
         if turn < self.width:
             plain = self.plain[turn]
             if plain != NULL:
