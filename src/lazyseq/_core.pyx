@@ -1187,6 +1187,10 @@ cdef object iterator_of(object source, Py_ssize_t start):
     return None
 
 
+# Cursor.read_on as C sees it: see item_function.
+ctypedef PyObject *(*read_function)(PyObject *cursor, PyObject *stage, Py_ssize_t i, Py_ssize_t j) noexcept
+
+
 @cython.final
 cdef class Cursor:
     """Reads items of a source that follow one another, the fastest way that gives what reading by index gives.
@@ -4507,9 +4511,14 @@ cdef class GuardIterator(CursorIterator):
 
     cdef object combine(self, View view, Py_ssize_t i):
         cdef Guard guard = <Guard>view
+        cdef Cursor cursor = self.cursor(0)
+        cdef PyObject *found
         if guard.budget is not None:
             guard.count_reads(1)
+        if cursor.reads_on:
+            found = (<read_function>cursor.read_on)(<PyObject *>cursor, <PyObject *>view, i, i)
+            return owned(found) if found != NULL else guard.rescue(i, taken_error())
         try:
-            return self.cursor(0).read(view, i, i)
+            return cursor.read(view, i, i)
         except BaseException as error:
             return guard.rescue(i, error)
