@@ -190,16 +190,19 @@ def test_a_worker_is_at_home(method, tmp_path, monkeypatch):
     def home(i):
         threads = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
         interrupts = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        return os.getcwd(), "/of/the/parent" in sys.path, logging.getLogger().level, threads, interrupts
+        nthreads = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
+        return os.getcwd(), "/of/the/parent" in sys.path, logging.getLogger().level, threads, interrupts, nthreads
 
     try:
         numpy.dot(numpy.ones((2, 2)), numpy.ones((2, 2)))
         with prefetch(smap(home, range(1)), mp_context=method) as view:
-            where, knows_path, level, threads, interrupts = view[0]
+            where, knows_path, level, threads, interrupts, nthreads = view[0]
     finally:
         logging.getLogger().setLevel(before)
     assert (where, knows_path, level, interrupts) == (str(tmp_path), True, 17, True)
     assert set(threads) <= {1}
+    if method == "fork":
+        assert nthreads <= 2  # that of the items, and the one that ends with the parent
 
 
 def test_start_hook_runs_in_each_worker():

@@ -5,7 +5,6 @@ import errno
 import gc
 import multiprocessing
 import os
-import pathlib
 import pickle
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 
+from lazyseq import _transfer
 from lazyseq._transfer import Arena, usable_memory
 
 LARGE = 100_000  # of buffers that travel beside the pickle
@@ -561,6 +561,32 @@ def test_a_full_region_is_an_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_arrays_alone(arena):
+    """What goes by no pickle, and what looks the same."""
+    plain = np.arange(LARGE)
+    read_only = plain.copy()
+    read_only.flags.writeable = False
+    for array in [
+        plain, plain.reshape(100, -1), plain.reshape(1, 1, 4, 5, 2, -1), plain[:, None], plain[1:], plain[:5],
+        plain[::2], np.asfortranarray(plain.reshape(100, -1)), read_only, plain > 5, plain.astype(object),
+        plain.astype(np.longdouble), (plain % 99).astype(np.float16), plain.astype(">i8"), plain.astype("M8[s]"),
+        plain.astype(complex), plain.astype(str), plain.view(np.dtype("i8", metadata={"unit": "m"})),
+        plain.view(np.matrix), plain.view(np.recarray), np.ma.masked_array(plain, plain > 5),
+    ]:  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # numpy's: metadata are not saved
+            (found,) = arena.read(arena.write(0, [array]))
+            (expected,) = pickle.loads(pickle.dumps([array], 5))
+        same(found, expected)
+        assert found.dtype.metadata == expected.dtype.metadata
+        if not array.flags.writeable:
+            with pytest.raises(ValueError):
+                found.flags.writeable = True
+        elif type(array) is np.ndarray:
+            found[0] = array[0]
+        del found
+
+
 # ---- The limit -----------------------------------------------------------------------------------------------------
 
 
@@ -568,14 +594,14 @@ def test_usable_memory(monkeypatch):
     assert 0 < usable_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def limited(groups, limits):
-        def read_text(path):
-            text = {"/proc/self/cgroup": groups, **limits}.get(str(path))
+        def text_of(path):
+            text = {"/proc/self/cgroup": groups, **limits}.get(path)
             if text is None:
                 raise FileNotFoundError(path)
             return text
 
         with monkeypatch.context() as m:
-            m.setattr(pathlib.Path, "read_text", read_text)
+            m.setattr(_transfer, "_text_of", text_of)
             return usable_memory()
 
     unlimited = limited("0::/\n", {})

@@ -2429,7 +2429,8 @@ cdef class Interleave(Joined):
         self.ended = numpy.array(ended, numpy.int64)
         self.bits = len(parts).bit_length()
         self.zeros = numpy.zeros((self.bits, len(parts) + 1), numpy.int64)
-        self.sort(sorted(range(len(parts)), key=[PY_SSIZE_T_MAX if size == UNKNOWN else size for size in sizes].__getitem__))
+        lengths = [PY_SSIZE_T_MAX if size == UNKNOWN else size for size in sizes]
+        self.sort(sorted(range(len(parts)), key=lengths.__getitem__))
 
     cdef int sort(self, list order) except -1:
         """Set `zeros`, given the parts sorted by length."""

@@ -262,10 +262,25 @@ def work(parent: int, level: int, arena: Arena, worker: int, evaluation: str, re
     except BaseException as error:  # whatever a user's object does when it is made anew
         refuse_to_work(arena, worker, not_loadable(error))
         return
+    limit_threads()
+    work_in_process(arena, worker, evaluation, source, start_hook, guards)
+
+
+def limit_threads() -> None:
+    """Have the libraries for linear algebra that are loaded use one thread."""
     import threadpoolctl
 
-    threadpoolctl.threadpool_limits(1)  # and this for those that are loaded
-    work_in_process(arena, worker, evaluation, source, start_hook, guards)
+    libraries: Any = threadpoolctl.ThreadpoolController()
+    libraries.limit(limits=1)
+    if spawned:
+        return
+    # In a process that was forked, OpenBLAS has started all of its threads to be told that, one for each core. They are
+    # ended as it ends them itself before a fork: else they look for work for 0.1 s, beside those of all other workers.
+    for library in libraries.lib_controllers:
+        if getattr(library, "threading_layer", None) == "pthreads":
+            end_threads = getattr(library.dynlib, "blas_thread_shutdown_", None)
+            if end_threads is not None:
+                end_threads()
 
 
 def end_with(parent: int) -> None:

@@ -5,9 +5,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from ._arena cimport lzs_arena, lzs_extent
 
 cdef struct Message:
-    uint64_t next  # the caller's, 0 at first: to chain messages
     int64_t count  # the caller's, 0 at first
     uint64_t pickled  # how many bytes
+    uint64_t shaped  # whether these are no pickle, but the shape of one array
     uint64_t nparts  # how many buffers travel beside
 
 cdef unsigned forks() noexcept nogil
@@ -17,8 +17,10 @@ cdef bint keep_last(list values) except -1
 @cython.final
 cdef class Sink:
     cdef list chunks, buffers
+    cdef bint shaped  # see Message
 
     cdef uint64_t size(self) except? 0
+    cdef bint put_array(self, list values) except -1
 
 
 @cython.final

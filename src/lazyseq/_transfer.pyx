@@ -7,6 +7,7 @@ filled by one copy and never copied again: the reader's objects are views of it,
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
@@ -22,8 +23,10 @@ import os
 import sys
 import time
 import warnings
-from pickle import Pickler, loads
+from pickle import PickleBuffer, Pickler, loads
 from time import monotonic_ns
+
+import numpy
 
 cdef extern from *:
     """
@@ -65,6 +68,11 @@ cdef enum:
     NSET_ASIDE = 4  # blocks of a worker for what must be said when there is no memory
     SET_ASIDE = 2048  # their size
     PATIENCE_NS = 1_000_000_000  # how long to wait for memory while nobody gives any back
+
+cdef struct array_shape:
+    # What an array is beside its buffer; the lengths of its dimensions follow.
+    int64_t kind  # numpy's letter for its type
+    int64_t ndim
 
 cdef struct Part:
     uint64_t offset  # 0: no longer the message's
@@ -135,6 +143,29 @@ cdef class Sink:
             return True
         self.buffers.append(buffer)
         return False
+
+    cdef bint put_array(self, list values) except -1:
+        """Take a list of nothing but one array, where its shape and its buffer are all of it. False: they are not."""
+        cdef const Py_buffer *view
+        cdef array_shape *shape
+        cdef int k
+        if len(values) != 1 or type(values[0]) is not numpy.ndarray:
+            return False
+        array = values[0]
+        char = array.dtype.char
+        if not is_plain(array, char) or not array.flags.c_contiguous:
+            return False
+        buffer = PickleBuffer(array)
+        view = PyPickleBuffer_GetBuffer(buffer)
+        chunk = PyBytes_FromStringAndSize(NULL, sizeof(array_shape) + view.ndim * sizeof(Py_ssize_t))
+        shape = <array_shape *>PyBytes_AS_STRING(chunk)
+        shape.kind, shape.ndim = ord(char), view.ndim
+        for k in range(view.ndim):
+            (<Py_ssize_t *>(shape + 1))[k] = view.shape[k]
+        self.chunks.append(chunk)
+        self.buffers.append(buffer)
+        self.shaped = True
+        return True
 
 
 @cython.final
@@ -300,9 +331,10 @@ cdef class Arena:
 
     cdef Sink pickled(self, object value):
         cdef Sink sink = Sink()
+        if type(value) is list and sink.put_array(value):  # a quarter of what pickle takes
+            return sink
         pickler = Pickler(sink, 5, buffer_callback=sink)
-        if knows_tensors():
-            pickler.dispatch_table = reducers
+        pickler.dispatch_table = reducers
         try:
             pickler.dump(value)
         except Exception:
@@ -355,8 +387,8 @@ cdef class Arena:
         size = sizeof(Message) + len(sink.buffers) * sizeof(Part) + pickled
         offset = self.allocate_surely(owner, size) if surely else self.allocate(owner, size)
         message = <Message *>(self.base + offset)
-        message.next = message.count = message.nparts = 0
-        message.pickled = pickled
+        message.count = message.nparts = 0
+        message.pickled, message.shaped = pickled, sink.shaped
         part = parts_of(message)
         to = <char *>(part + len(sink.buffers))
         try:
@@ -394,12 +426,15 @@ cdef class Arena:
                 buffer = self.receive(offset, part[k].length)
                 copied |= type(buffer) is bytearray
                 buffers.append(buffer)
-            pickled = PyMemoryView_FromMemory(<char *>(part + m.nparts), m.pickled, PyBUF_READ)
-            try:
-                value = loads(pickled, buffers=buffers)
-            except BaseException as error:
-                value = loads(pickled, buffers=buffers)  # which raises again what is the value's own error
-                raised.append(error)
+            if m.shaped:
+                value = [shaped(<array_shape *>(part + 1), buffers[0])]
+            else:
+                pickled = PyMemoryView_FromMemory(<char *>(part + m.nparts), m.pickled, PyBUF_READ)
+                try:
+                    value = loads(pickled, buffers=buffers)
+                except BaseException as error:
+                    value = loads(pickled, buffers=buffers)  # which raises again what is the value's own error
+                    raised.append(error)
         finally:
             self.drop(message)
         if copied and lzs_add(&self.warned, 1) == 1:
@@ -464,6 +499,13 @@ cdef class Arena:
     def held(self):
         """How many bytes of what was received are views."""
         return self.held_bytes
+
+
+cdef object shaped(const array_shape *shape, object buffer):
+    """The array of that shape in a buffer."""
+    cdef int64_t k
+    lengths = tuple([(<Py_ssize_t *>(shape + 1))[k] for k in range(shape.ndim)])
+    return numpy.ndarray(lengths, plain_types[chr(shape.kind)], buffer)
 
 
 def _attached(duplicate, size, uint32_t owners, uint64_t span, uint64_t limit, folder):
@@ -580,12 +622,16 @@ cdef uint64_t memory_of_machine() except 0:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _text_of(path):
+    with open(path) as file:
+        return file.read()
+
+
 cdef list memory_limits():
     """Of the control groups that this process is in."""
     limits = []
     try:
-        with open("/proc/self/cgroup") as file:
-            groups = file.read().splitlines()
+        groups = _text_of("/proc/self/cgroup").splitlines()
     except OSError:
         return limits
     for group in groups:
@@ -599,8 +645,7 @@ cdef list memory_limits():
         names = path.split("/")[1:]
         for depth in range(len(names) + 1):  # each group is bound by those around it
             try:
-                with open(os.path.join(root, *names[:depth], name)) as file:
-                    limits.append(int(file.read()))
+                limits.append(int(_text_of(os.path.join(root, *names[:depth], name))))
             except (OSError, ValueError):  # no such file, or "max"
                 pass
     return limits
@@ -611,8 +656,11 @@ def usable_memory():
     return min([memory_of_machine()] + memory_limits())
 
 
-# ---- Tensors -------------------------------------------------------------------------------------------------------
+# ---- Arrays and tensors ----------------------------------------------------------------------------------------------
 
+cdef dict plain_types = {
+    char: numpy.dtype(char) for char in numpy.typecodes["AllFloat"] + numpy.typecodes["AllInteger"] + "?"
+}
 cdef object tensor_type = None  # torch's, once somebody has imported that
 cdef frozenset tensor_types = frozenset()  # the types of items for which numpy has one
 
@@ -631,15 +679,39 @@ cdef bint knows_tensors() except -1:
     return True
 
 
+cdef bint is_plain(object array, object char) except -1:
+    """Whether an array, with this letter for its type, is large, and numpy.ndarray() can make it from a buffer.
+
+    Of what is read-only it would make what can be set to be written to.
+    """
+    return array.nbytes >= LARGE and plain_types.get(char) is array.dtype and array.flags.writeable
+
+
 @cython.final
 cdef class Reducers:
-    """Pickle's table of how to take things apart, and tensors."""
+    """Pickle's table of how to take things apart, with arrays and tensors."""
 
     def __getitem__(self, kind):
-        return _reduced if kind is tensor_type else copyreg.dispatch_table[kind]
+        if kind is numpy.ndarray:
+            return _reduced_array
+        if knows_tensors() and kind is tensor_type:
+            return _reduced
+        return copyreg.dispatch_table[kind]
 
 
 cdef Reducers reducers = Reducers()
+
+
+def _reduced_array(array):
+    """An array as the call that makes it, where that is all: numpy's own way takes five times as long."""
+    char = array.dtype.char
+    if is_plain(array, char):
+        flags = array.flags
+        if flags.c_contiguous:
+            return numpy.ndarray, (array.shape, char, PickleBuffer(array))
+        if flags.f_contiguous:
+            return numpy.ndarray, (array.shape, char, PickleBuffer(array), 0, None, "F")
+    return array.__reduce_ex__(5)
 
 
 def _reduced(tensor):
