@@ -1,7 +1,7 @@
 """The view, and how to read from any source, for the extension modules of lazyseq."""
 
 from cpython.list cimport PyList_GET_SIZE
-from cpython.object cimport PyObject
+from cpython.object cimport PyObject, PyObject_Size
 from cpython.tuple cimport PyTuple_GET_SIZE
 
 cdef enum:
@@ -40,10 +40,26 @@ cdef extern from *:
         }
         return item;
     }
+
+    #ifdef Py_GIL_DISABLED
+    typedef PyCriticalSection lzs_section;
+    #define lzs_lock(section, object) PyCriticalSection_Begin(section, object)
+    #define lzs_unlock(section) PyCriticalSection_End(section)
+    #else
+    typedef char lzs_section;
+    #define lzs_lock(section, object) ((void)(section))
+    #define lzs_unlock(section) ((void)(section))
+    #endif
     """
     object owned(PyObject *reference)
     bint is_a(object, type)
     PyObject *item_at(PyObject *list, Py_ssize_t j)
+
+    # cython.critical_section for the busiest places, where nothing raises: with a GIL too, that one counts references.
+    ctypedef struct lzs_section:
+        pass
+    void lzs_lock(lzs_section *, PyObject *) noexcept
+    void lzs_unlock(lzs_section *) noexcept
 
 # View.item as C sees it: a NULL means that an exception is set, and costs no try statement to notice.
 ctypedef PyObject *(*item_function)(PyObject *view, Py_ssize_t i) noexcept
@@ -138,6 +154,8 @@ cdef inline Py_ssize_t size_of(object source) except? -1:
         return (<View>source).size()
     if type(source) is tuple:
         return PyTuple_GET_SIZE(source)
+    if type(source) is range:
+        return PyObject_Size(source)
     return foreign_size(source)
 
 

@@ -143,18 +143,12 @@ cdef extern from *:
     #define lzs_add(number, n) atomic_fetch_add_explicit(number, n, memory_order_relaxed)
     #define lzs_begin(flag) (!atomic_exchange_explicit(flag, 1, memory_order_acquire))
     #define lzs_end(flag) atomic_store_explicit(flag, 0, memory_order_release)
-    typedef PyCriticalSection lzs_section;
-    #define lzs_lock(section, object) PyCriticalSection_Begin(section, object)
-    #define lzs_unlock(section) PyCriticalSection_End(section)
     #else
     #define FREE_THREADED 0
     typedef Py_ssize_t lzs_number;
     #define lzs_add(number, n) ((*(number)) += (n), *(number) - (n))
     #define lzs_begin(flag) (*(flag) ? 0 : (*(flag) = 1))
     #define lzs_end(flag) ((void)(*(flag) = 0))
-    typedef char lzs_section;
-    #define lzs_lock(section, object) ((void)(section))
-    #define lzs_unlock(section) ((void)(section))
     #endif
     #define lzs_take(number) lzs_add(number, 1)
     """
@@ -164,12 +158,6 @@ cdef extern from *:
     Py_ssize_t lzs_add(lzs_number *, Py_ssize_t n) noexcept  # the same, n more
     bint lzs_begin(lzs_number *flag) noexcept  # whether the flag was down; it is up then, until lzs_end
     void lzs_end(lzs_number *flag) noexcept
-
-    # cython.critical_section for the busiest places, where nothing raises: with a GIL too, that one counts references.
-    ctypedef struct lzs_section:
-        pass
-    void lzs_lock(lzs_section *, PyObject *) noexcept
-    void lzs_unlock(lzs_section *) noexcept
 
 cdef object MISSING = object()
 cdef object basic_size = attrgetter("__basicsize__")

@@ -14,12 +14,13 @@ who waits looks for some microseconds before it sleeps, and neither wants the GI
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 from ._core cimport (
-    UNKNOWN, Derived, Guard, Raised, View, gathered, grain_of, note_reader, pull, read, rebased, size_of, source_error,
-    stage_error
+    UNKNOWN, Derived, Guard, Raised, View, gathered, grain_of, lzs_lock, lzs_section, lzs_unlock, note_reader, owned,
+    pull, read, rebased, size_of, source_error, stage_error
 )
 from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks, keep_last
@@ -68,6 +69,11 @@ cdef extern from *:
         return before;
     }
 
+    static PyObject *taken_from(PyObject *list, Py_ssize_t k)
+    {
+        return exchange_item(list, k, Py_None);
+    }
+
     #ifdef _WIN32
     static void lzs_end_after(int descriptor) { (void)descriptor; } /* there are no worker processes */
     #else
@@ -91,6 +97,7 @@ cdef extern from *:
     long long lzs_add(long long *p, long long n) noexcept
     void lzs_store(long long *p, long long value) noexcept
     object exchange_item(list items, Py_ssize_t k, object value)
+    PyObject *taken_from(PyObject *items, Py_ssize_t k) noexcept
     void lzs_end_after(int descriptor) noexcept nogil
 
 cdef extern from "Python.h":
@@ -1346,11 +1353,15 @@ cdef class Window:
             self.kept, self.kept_start, self.kept_stop = [Failure(None, True)], late, late + 1
         return self.deliver(view, engine, i, dropped)
 
+    cdef bint is_in_turn(self, Engine engine) noexcept:
+        """Whether nothing more is published before all that is has been taken."""
+        return self.grain <= self.most and engine.in_turn(self.allowed)
+
     cdef int fill(self, Engine engine) except -1:
         """Publish what the window has room for."""
         cdef Py_ssize_t count, n = size_of(self.source)
         cdef long long item_ns = lzs_load(engine.item_ns)
-        cdef bint in_turn = self.grain <= self.most and engine.in_turn(self.allowed)
+        cdef bint in_turn = self.is_in_turn(engine)
         cdef lzs_run run
         self.refill_at = self.tail
         if self.held is not None and lzs_load(&self.held.state.slow):
@@ -1695,19 +1706,24 @@ cdef class Prefetch(Derived):
         """
         cdef list dropped = None  # results that nobody wants die after the lock is released: destructors may read
         cdef object result
+        cdef PyObject *taken = NULL
         cdef bint advanced = False
         window.acquire(engine)
         try:
             if iterator is not None:
-                i = j = iterator.advance()
-                advanced = True
-            result = window.at_hand(engine, j)
+                taken = iterator.take_ready(self.size(), &i)  # another thread has made it so
+                if taken == NULL:
+                    i = j = iterator.advance()
+                    advanced = True
+            result = window.at_hand(engine, j) if taken == NULL else owned(taken)
             if result is MISSING:
                 dropped = []
                 if self.crew.helps and not window.reaches(j):
                     window.leave(engine, j + 1, dropped)
                 else:
                     result = window.deliver(self, engine, j, dropped)
+                    if iterator is not None:
+                        iterator.make_ready(engine, window)
         except BaseException:
             # After a Ctrl-C, say, the item is still the next one; where reading has ended for good, it never ends.
             if advanced and engine.end is None:
@@ -1859,11 +1875,13 @@ cdef object readers = local()  # `here` is the thread's own
 cdef class PrefetchIterator:
     """The items of a prefetch, through a window of its own.
 
-    Threads: what changes is read and set in critical sections. The window has its lock, and goes to another reader only
-    when nobody knows the iterator any more: until then a thread may be about to read through it.
+    Threads: what changes is read and set in critical sections; what is ready, also under the window's lock. That goes to
+    another reader only when nobody knows the iterator any more: until then a thread may be about to read through it.
     """
     cdef Prefetch view
     cdef Py_ssize_t i
+    cdef list ready  # the results of a finished run, item by item taken out
+    cdef Py_ssize_t ready_start, ready_stop  # its items, from i on: none if i is beyond
     cdef bint ended
     cdef Engine engine
     cdef Window window
@@ -1876,6 +1894,47 @@ cdef class PrefetchIterator:
 
     def __next__(self):
         cdef Prefetch view = self.view
+        cdef Py_ssize_t i = 0
+        cdef PyObject *result
+        cdef bint is_ready
+        cdef lzs_section section
+        lzs_lock(&section, <PyObject *>self)
+        is_ready = self.i < self.ready_stop
+        lzs_unlock(&section)
+        if is_ready and not lzs_load(&view.crew.closed):
+            result = self.take_ready(view.size(), &i)
+            if result != NULL:
+                return owned(result) if type(<object>result) is not Failure else self.fail(i, owned(result))
+        return self.next_slowly(view)
+
+    cdef inline PyObject *take_ready(self, Py_ssize_t n, Py_ssize_t *i) noexcept:
+        """The result of the next item, whose index is put in i, if it is ready; n: the length now."""
+        cdef PyObject *result = NULL
+        cdef lzs_section section
+        lzs_lock(&section, <PyObject *>self)
+        if self.i < min(n, self.ready_stop):
+            i[0] = self.i
+            self.i += 1
+            result = taken_from(<PyObject *>self.ready, i[0] - self.ready_start)
+        lzs_unlock(&section)
+        return result
+
+    cdef object fail(self, Py_ssize_t i, object failure):
+        raise self.view.error_of(i, failure)
+
+    cdef int make_ready(self, Engine engine, Window window) except -1:
+        """Take what is left of a finished run, of which the window would wait for the end before it publishes more."""
+        cdef Run run = window.held
+        if run is None or not window.is_in_turn(engine) or window.kept is not None or lzs_load(&run.state.cut):
+            return 0
+        if not run.has(run.stop - 1) or run.parcel is not None or size_of(window.source) == UNKNOWN:
+            return 0
+        with cython.critical_section(self):
+            self.ready, self.ready_start, self.ready_stop = run.results, run.start, run.stop
+        window.position, window.held = run.stop, None
+        return 0
+
+    cdef object next_slowly(self, Prefetch view):
         cdef Engine engine
         cdef Window window
         try:
@@ -1900,6 +1959,7 @@ cdef class PrefetchIterator:
         cdef Py_ssize_t i, n = self.view.size()
         with cython.critical_section(self):
             i = self.i
+            self.ready_stop = 0
             if not self.ended and (i < n or n == UNKNOWN):
                 self.i = i + 1
             else:
