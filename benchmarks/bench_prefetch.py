@@ -214,8 +214,10 @@ def trivial(workers, buffer, fraction, times=None):
             batches = function(lazyseq.batch(negatives(n), size), workers, buffer // size)
             return itertools.chain.from_iterable(batches)
 
-        seconds = whole(lambda: make(2000), [-i for i in range(2000)]) / 2000
-        n = min(200_000, max(10 * buffer, int(0.05 / seconds)))
+        n = 2000
+        whole(lambda: make(n), [-i for i in range(n)])
+        for _ in range(2):  # the first items take longer
+            n = min(200_000, max(10 * buffer, int(0.05 / drain(make, n))))
         return lambda: drain(make, n)
 
     def show(name, times):

@@ -472,8 +472,16 @@ cdef class Engine:
 
 
 cdef inline long long updated(long long item_ns, long long mean) noexcept:
-    """What an item costs, after a run whose items took `mean`. Slowly: anybody may be put to sleep at any moment."""
-    return max(1, mean if item_ns == 0 else (3 * item_ns + mean) // 4)
+    """What an item costs, after a run whose items took `mean`.
+
+    More is believed slowly: anybody may be put to sleep at any moment, and a reader that waits says so itself. Less is
+    believed soon: the first items always take long.
+    """
+    if item_ns == 0:
+        return max(1, mean)
+    if mean < item_ns:
+        return max(1, (item_ns + 3 * mean) // 4)
+    return min(2 * item_ns, (3 * item_ns + mean) // 4)
 
 
 @cython.final
