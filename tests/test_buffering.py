@@ -274,9 +274,11 @@ def test_one_item_is_computed_once(size):
     calls = []
     view = add_cache(smap(slow, range(3)), size)
 
+    all_there = threading.Barrier(8, lambda: threading.Timer(0.5, go_on.set).start())
+
     def late():
         computing.wait(10)
-        threading.Timer(0.05, go_on.set).start()
+        all_there.wait(10)
         return view[1]
 
     results = run_all(lambda: view[1], *[late] * 8)
