@@ -1883,8 +1883,9 @@ cdef object readers = local()  # `here` is the thread's own
 cdef class PrefetchIterator:
     """The items of a prefetch, through a window of its own.
 
-    Threads: what changes is read and set in critical sections; what is ready, also under the window's lock. That goes to
-    another reader only when nobody knows the iterator any more: until then a thread may be about to read through it.
+    Threads: what changes is read and set in critical sections; what is ready is also set under the window's lock. The
+    window goes to another reader only when nobody knows the iterator any more: until then a thread may be about to read
+    through it.
     """
     cdef Prefetch view
     cdef Py_ssize_t i
