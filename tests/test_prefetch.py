@@ -701,6 +701,32 @@ def test_without_workers_errors_follow_the_mode_of_the_code_that_made_the_prefet
             read(0)
 
 
+def test_an_iterator_takes_what_was_ready_for_it_along():
+    """Cheap items come run by run; who goes away in the middle of one leaves nothing in a worker's hands."""
+    alive = weakref.WeakSet()
+
+    class Item:
+        def __init__(self):
+            alive.add(self)
+
+    view = prefetch(smap(lambda i: Item(), range(10**6)), 1, max_buffered=32)
+    for n in (5000, 5001, 5007, 5016):
+        iterator = iter(view)
+        for _ in range(n):
+            next(iterator)
+        del iterator
+        deadline = time.monotonic() + 10
+        while alive and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not alive
+    iterator = iter(view)
+    first = next(iterator)
+    iterator.__init__(view, 10**6)
+    with pytest.raises(StopIteration):
+        next(iterator)
+    assert type(first) is Item
+
+
 def test_an_interrupted_read_loses_no_item():
     release = threading.Event()
     iterator = iter(prefetch(smap(lambda i: i if i != 3 else release.wait(60) and i, range(6)), 1))

@@ -1,6 +1,7 @@
 """How results travel between processes: what arrives, who holds which memory, and what is left behind."""
 
 import contextlib
+import copyreg
 import errno
 import gc
 import multiprocessing
@@ -585,6 +586,13 @@ def test_arrays_alone(arena):
         elif type(array) is np.ndarray:
             found[0] = array[0]
         del found
+
+
+def test_the_users_own_way_to_pickle_arrays_is_taken(arena, monkeypatch):
+    monkeypatch.setitem(copyreg.dispatch_table, np.ndarray, lambda array: (str, (f"of {array.size} items",)))
+    plain = np.arange(LARGE)
+    assert arena.read(arena.write(0, [plain])) == [f"of {LARGE} items"]
+    assert arena.read(arena.write(0, (1, plain))) == (1, f"of {LARGE} items")
 
 
 # ---- The limit -----------------------------------------------------------------------------------------------------

@@ -2512,6 +2512,7 @@ cdef class InterleaveIterator:
     cdef Py_ssize_t level  # of the view's, the next one
 
     def __init__(self, Interleave view):
+        self.width = self.turn = self.level = self.edge = 0
         self.view = view
         self.plain = <PyObject **>PyMem_Realloc(self.plain, len(view.parts) * sizeof(PyObject *))
         if self.plain == NULL:

@@ -1896,6 +1896,7 @@ cdef class PrefetchIterator:
     cdef Window window
 
     def __init__(self, Prefetch view, Py_ssize_t start):
+        self.ready_stop = 0
         self.view, self.i = view, start
 
     def __iter__(self):
@@ -1940,6 +1941,7 @@ cdef class PrefetchIterator:
             return 0
         with cython.critical_section(self):
             self.ready, self.ready_start, self.ready_stop = run.results, run.start, run.stop
+        run.results = []  # an idle worker may know the run for long, and is done with it
         window.position, window.held = run.stop, None
         return 0
 

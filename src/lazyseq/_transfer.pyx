@@ -149,7 +149,7 @@ cdef class Sink:
         cdef const Py_buffer *view
         cdef array_shape *shape
         cdef int k
-        if len(values) != 1 or type(values[0]) is not numpy.ndarray:
+        if len(values) != 1 or type(values[0]) is not numpy.ndarray or numpy.ndarray in copyreg.dispatch_table:
             return False
         array = values[0]
         char = array.dtype.char
@@ -692,7 +692,7 @@ cdef class Reducers:
     """Pickle's table of how to take things apart, with arrays and tensors."""
 
     def __getitem__(self, kind):
-        if kind is numpy.ndarray:
+        if kind is numpy.ndarray and kind not in copyreg.dispatch_table:
             return _reduced_array
         if knows_tensors() and kind is tensor_type:
             return _reduced
