@@ -26,13 +26,10 @@ import pytest
 import lazyseq
 from lazyseq import EvaluationError, batch, collate, gather, prefetch, seterr, smap, unbatch
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections():
-    """What is there already is no garbage of these tests."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
+frees_at_once = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="a free-threaded CPython frees what a sleeping thread has made when it wakes",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -578,10 +575,7 @@ def test_many_threads_that_read_a_little_and_end():
     view.close()
 
 
-@pytest.mark.skipif(
-    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
-    reason="a free-threaded CPython frees what a sleeping thread has made when it wakes",
-)
+@frees_at_once
 def test_what_a_thread_had_ahead_goes_with_it():
     class Item:
         def __init__(self, i):
@@ -701,10 +695,7 @@ def test_without_workers_errors_follow_the_mode_of_the_code_that_made_the_prefet
             read(0)
 
 
-@pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(),
-    reason="without a GIL, what an idle thread has made may be freed as late as when it works again",
-)
+@frees_at_once
 def test_an_iterator_takes_what_was_ready_for_it_along():
     """Cheap items come run by run; who goes away in the middle of one leaves nothing in a worker's hands."""
     alive = weakref.WeakSet()

@@ -66,7 +66,6 @@ cdef extern from "Python.h":
     int PyThread_acquire_lock_timed(PyThread_type_lock, PY_TIMEOUT_T us, int interruptible) nogil
     void PyThread_release_lock(PyThread_type_lock)
     void Py_INCREF(object)
-    PyObject *lent_item "PyList_GET_ITEM" (PyObject *, Py_ssize_t)
     Py_ssize_t list_size "PyList_GET_SIZE" (PyObject *)
     bint PyCFunction_Check(object)
     bint PyFunction_Check(object)
@@ -2505,7 +2504,7 @@ cdef class InterleaveIterator:
     """
     cdef Interleave view
     cdef list active, sizes  # the cursors of the parts that have not ended, and their lengths
-    cdef PyObject **plain  # by turn: the part if it is an exact list, which the view keeps alive, else NULL
+    cdef PyObject **plain  # by turn: the part if it is an exact list, which its cursor keeps alive, else NULL
     cdef Py_ssize_t width  # how many these are
     cdef Py_ssize_t edge  # the row where they change
     cdef Py_ssize_t turn, row

@@ -69,11 +69,6 @@ cdef extern from *:
         return before;
     }
 
-    static PyObject *taken_from(PyObject *list, Py_ssize_t k)
-    {
-        return exchange_item(list, k, Py_None);
-    }
-
     #ifdef _WIN32
     static void lzs_end_after(int descriptor) { (void)descriptor; } /* there are no worker processes */
     #else
@@ -97,7 +92,7 @@ cdef extern from *:
     long long lzs_add(long long *p, long long n) noexcept
     void lzs_store(long long *p, long long value) noexcept
     object exchange_item(list items, Py_ssize_t k, object value)
-    PyObject *taken_from(PyObject *items, Py_ssize_t k) noexcept
+    PyObject *exchanged_item "exchange_item" (PyObject *items, Py_ssize_t k, PyObject *value) noexcept
     void lzs_end_after(int descriptor) noexcept nogil
 
 cdef extern from "Python.h":
@@ -1719,10 +1714,8 @@ cdef class Prefetch(Derived):
         window.acquire(engine)
         try:
             if iterator is not None:
-                taken = iterator.take_ready(self.size(), &i)  # another thread has made it so
-                if taken == NULL:
-                    i = j = iterator.advance()
-                    advanced = True
+                i = j = iterator.advance(&taken)
+                advanced = True
             result = window.at_hand(engine, j) if taken == NULL else owned(taken)
             if result is MISSING:
                 dropped = []
@@ -1914,7 +1907,7 @@ cdef class PrefetchIterator:
         if is_ready and not lzs_load(&view.crew.closed):
             result = self.take_ready(view.size(), &i)
             if result != NULL:
-                return owned(result) if type(<object>result) is not Failure else self.fail(i, owned(result))
+                return self.delivered(i, owned(result))
         return self.next_slowly(view)
 
     cdef inline PyObject *take_ready(self, Py_ssize_t n, Py_ssize_t *i) noexcept:
@@ -1925,12 +1918,15 @@ cdef class PrefetchIterator:
         if self.i < min(n, self.ready_stop):
             i[0] = self.i
             self.i += 1
-            result = taken_from(<PyObject *>self.ready, i[0] - self.ready_start)
+            result = exchanged_item(<PyObject *>self.ready, i[0] - self.ready_start, <PyObject *>None)
         lzs_unlock(&section)
         return result
 
-    cdef object fail(self, Py_ssize_t i, object failure):
-        raise self.view.error_of(i, failure)
+    cdef inline object delivered(self, Py_ssize_t i, object result):
+        """What the result of item i means to the reader."""
+        if type(result) is Failure:
+            raise self.view.error_of(i, result)
+        return result
 
     cdef int make_ready(self, Engine engine, Window window) except -1:
         """Take what is left of a finished run, of which the window would wait for the end before it publishes more."""
@@ -1965,9 +1961,12 @@ cdef class PrefetchIterator:
             self.ended = True
         raise StopIteration
 
-    cdef Py_ssize_t advance(self) except -1:
-        """The index of the next item, or StopIteration."""
-        cdef Py_ssize_t i, n = self.view.size()
+    cdef Py_ssize_t advance(self, PyObject **ready) except -1:
+        """The index of the next item, or StopIteration; `ready` is its result, which another thread may have got."""
+        cdef Py_ssize_t i = 0, n = self.view.size()
+        ready[0] = self.take_ready(n, &i)
+        if ready[0] != NULL:
+            return i
         with cython.critical_section(self):
             i = self.i
             self.ready_stop = 0
@@ -1981,7 +1980,9 @@ cdef class PrefetchIterator:
         return i
 
     cdef object next_directly(self, Prefetch view):
-        return view.read_directly(self.advance())
+        cdef PyObject *ready = NULL
+        cdef Py_ssize_t i = self.advance(&ready)
+        return view.read_directly(i) if ready == NULL else self.delivered(i, owned(ready))
 
     cdef tuple begin(self, Prefetch view):
         """The engine and the window, or None where there are too many."""
