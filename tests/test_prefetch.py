@@ -819,6 +819,27 @@ def test_close_ends_the_workers_and_reading():
         next(iter(view))
 
 
+@frees_at_once
+def test_close_drops_what_was_evaluated_ahead():
+    class Item:
+        pass
+
+    made = weakref.WeakSet()
+
+    def make(i):
+        item = Item()
+        made.add(item)
+        return item
+
+    with prefetch(smap(make, range(100)), 2, max_buffered=8) as view:
+        view[0]
+    deadline = time.monotonic() + 10
+    while made and time.monotonic() < deadline:  # a worker lets go of its last one
+        time.sleep(0.001)
+    assert not made
+    assert len(view) == 100
+
+
 @pytest.mark.usefixtures("either_method")
 def test_views_over_a_closed_prefetch_say_so():
     view = prefetch(range(10), 2)

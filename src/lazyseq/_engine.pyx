@@ -1624,9 +1624,12 @@ cdef class Prefetch(Derived):
         """End the workers, which slices of the prefetch share.
 
         It may be called again, and while other threads read, who get a ValueError. A worker that is evaluating an item
-        ends after it, and is not waited for.
+        ends after it, and is not waited for. What has been evaluated ahead is dropped.
         """
         _workers.join(self.crew.dismiss())
+        with cython.critical_section(self):
+            dropped = self.engine, self.windows  # which die outside: destructors may read
+            self.engine, self.windows = None, {}
 
     def as_completed(self):
         """Return an iterator over pairs (i, self[i]) in the order in which the items are finished.
