@@ -1628,7 +1628,7 @@ cdef class Prefetch(Derived):
         """
         _workers.join(self.crew.dismiss())
         with cython.critical_section(self):
-            dropped = self.engine, self.windows  # which die outside: destructors may read
+            _dropped = self.engine, self.windows  # which die outside: destructors may read
             self.engine, self.windows = None, {}
 
     def as_completed(self):
