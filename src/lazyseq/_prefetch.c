@@ -245,7 +245,9 @@ enum { OWNED, TODO, CLAIMED, WRITING, DONE };
 
 
 #define CACHE_LINE 64
-#define DEATH_LOOKS 10000 /* how often to look at a slot in WRITING before its worker is taken for dead, perhaps */
+/* How often to look at a slot in WRITING before its worker is taken for dead, perhaps. Few: on a busy machine, others run
+ * for some ms behind each. */
+#define DEATH_LOOKS 20
 #define GENERATION_MASK ((UINT64_C(1) << 48) - 1)
 
 typedef struct {

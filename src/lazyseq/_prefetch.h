@@ -95,8 +95,8 @@ lzs_status lzs_ring_retract(lzs_ring *ring);
 
 /* Take back the run at the head whatever its state, without waiting for a worker that evaluates it. A finished
  * result is handed over in *result, which is NULL otherwise. LZS_OK or LZS_EMPTY, after which workers look at nothing that
- * was in the ring; among processes also LZS_BUSY, when its
- * worker may have died in the act of delivering it: bury it, and call again. */
+ * was in the ring; among processes also LZS_BUSY, when its worker may have died in the act of delivering it: bury it,
+ * and call again. */
 lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
 
 /* Flush, and wait until the run at the head is finished. LZS_OK, LZS_TIMEOUT (also after a spurious wake-up), LZS_CLOSED
