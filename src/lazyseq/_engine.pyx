@@ -70,10 +70,13 @@ cdef extern from *:
     }
 
     #ifdef _WIN32
-    static void lzs_end_after(int descriptor) { (void)descriptor; } /* there are no worker processes */
+    /* There are no worker processes. */
+    static void lzs_end_after(int descriptor) { (void)descriptor; }
+    static void lzs_do_as_before_a_fork(void) {}
     #else
     #include <errno.h>
     #include <poll.h>
+    #include <sys/wait.h>
     #include <unistd.h>
     static void lzs_end_after(int descriptor)
     {
@@ -81,6 +84,14 @@ cdef extern from *:
         while (poll(&handle, 1, -1) < 0 && errno == EINTR)
             ;
         _exit(1);
+    }
+    static void lzs_do_as_before_a_fork(void)
+    {
+        pid_t child = fork();
+        if (child == 0)
+            _exit(0);
+        while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
+            ;
     }
     #endif
     """
@@ -94,6 +105,7 @@ cdef extern from *:
     object exchange_item(list items, Py_ssize_t k, object value)
     PyObject *exchanged_item "exchange_item" (PyObject *items, Py_ssize_t k, PyObject *value) noexcept
     void lzs_end_after(int descriptor) noexcept nogil
+    void lzs_do_as_before_a_fork() noexcept
 
 cdef extern from "Python.h":
     ctypedef void *PyThread_type_lock
@@ -896,6 +908,11 @@ def work_in_process(Arena arena, uint32_t worker, str evaluation, source, start_
             return
         arena.set_aside(worker)
         evaluate_in_process(arena, worker, &claim, source, guards)
+
+
+def do_as_before_a_fork():
+    """Have all libraries in C prepare for a fork, by one. Python's own preparations are left out."""
+    lzs_do_as_before_a_fork()
 
 
 def end_after(int handle):

@@ -270,17 +270,19 @@ def limit_threads() -> None:
     """Have the libraries for linear algebra that are loaded use one thread."""
     import threadpoolctl
 
+    from ._engine import do_as_before_a_fork
+
     libraries: Any = threadpoolctl.ThreadpoolController()
     libraries.limit(limits=1)
     if spawned:
         return
     # In a process that was forked, OpenBLAS has started all of its threads to be told that, one for each core. They are
     # ended as it ends them itself before a fork: else they look for work for 0.1 s, beside those of all other workers.
+    # Some builds hide the function for it; the fork takes some 3 ms more.
     for library in libraries.lib_controllers:
         if getattr(library, "threading_layer", None) == "pthreads":
-            end_threads = getattr(library.dynlib, "blas_thread_shutdown_", None)
-            if end_threads is not None:
-                end_threads()
+            end_threads = getattr(library.dynlib, "blas_thread_shutdown_", do_as_before_a_fork)
+            end_threads()
 
 
 def end_with(parent: int) -> None:
