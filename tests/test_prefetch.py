@@ -250,6 +250,23 @@ def test_what_is_finished_before_a_slow_item_is_there_at_once():
     assert sorted(waits)[15] < 0.05  # with sleeps of 0.1 s, every other one took longer
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts how often a single thread has slept")
+def test_a_reader_that_waits_sleeps_through_several_short_runs():
+    import resource
+
+    def nap(i):
+        time.sleep(20e-6)
+        return i
+
+    with prefetch(smap(nap, range(2000)), nworkers=4, max_buffered=64) as p:
+        items = iter(p)
+        next(items)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        assert list(items) == list(range(1, 2000))
+        # 200 to 250; woken for each run it is 450 to 900.
+        assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 400
+
+
 def test_slow_items_in_the_midst_of_cheap_ones_are_evaluated_side_by_side():
     def seldom_slow(i):
         if i % 100 < 4:

@@ -137,8 +137,7 @@ cdef enum:
     PATIENCE_MS = 1  # how long a reader waits for more items than it needs
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
     LOOKS_IN_TURN = 400  # the same, where reader and worker evaluate in turn: longer than a wake-up takes
-    RUN_NS = 100_000  # a run of threads
-    PROCESS_RUN_NS = 400_000  # one of processes: more, since what follows it costs more
+    RUN_NS = 400_000  # a run, and how long a reader waits for several: many times what it costs to wake it
     TRIVIAL_NS = 250  # nothing that costs less can do anything beside its reader
     STOPPED_NS = 1_000_000_000  # how long a worker may leave a run to itself, at least, if there is a timeout
     WAKE_NS = 20_000  # what a wake-up costs: nobody is woken for less work
@@ -427,7 +426,6 @@ cdef class Engine:
     cdef object start_hook, evaluation
     cdef long long timeout_ns  # 0: none
     cdef long long *item_ns  # how long an item took lately; 0: not known
-    cdef long long run_ns  # items are evaluated in runs of about this duration, if they are cheaper
     cdef Py_ssize_t max_buffered
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
@@ -505,7 +503,7 @@ cdef class ThreadEngine(Engine):
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
-        self.item_ns, self.run_ns = &self.own_item_ns, RUN_NS
+        self.item_ns = &self.own_item_ns
         self.shifts = [Shift(k) if timeout_ns else None for k in range(nworkers)]
         self.crew = lzs_crew_new(<uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
@@ -676,7 +674,7 @@ cdef class ProcessEngine(Engine):
         self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size,
                            usable_memory() // 4 if shm_size is None else shm_size, rings)
         self.base = self.arena.base
-        self.item_ns, self.run_ns = &board_of(self.arena).item_ns, PROCESS_RUN_NS
+        self.item_ns = &board_of(self.arena).item_ns
         board_of(self.arena).nworkers, board_of(self.arena).watched = nworkers, timeout_ns != 0
         self.crew = lzs_crew_at(crew_of(self.arena), size, <uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
@@ -922,7 +920,7 @@ def end_after(int handle):
 
 
 cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
-    """Hand over a run, evaluate its items, and count those that took about PROCESS_RUN_NS together.
+    """Hand over a run, evaluate its items, and count those that took about RUN_NS together.
 
     A message ends with what may change when the next item is evaluated, as an array that a function fills again and
     again; in one pickle it would also be one object however often it is there.
@@ -962,7 +960,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
                 take_counts(guards, counts, len(results) - 1)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
-        due = last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly
+        due = last or cut or perf_counter_ns() - sent > RUN_NS or board_of(arena).singly
         if not (due or counts[1]) and keep_last(results):
             continue
         n = len(results)
@@ -1054,6 +1052,8 @@ cdef class Window:
     cdef long long reader  # the thread that holds the lock, 0: none
     cdef bint noted  # it has said that it waits for the workers
     cdef Py_ssize_t most  # how far the window may reach
+    cdef long long woke  # when the reader has waited last, and at which item: how long its own work takes
+    cdef Py_ssize_t woke_at
     cdef Py_ssize_t allowed  # how far now: all, but little after a read elsewhere
     cdef Py_ssize_t grain  # the source's
     cdef Py_ssize_t position, tail
@@ -1299,6 +1299,7 @@ cdef class Window:
         cdef int64_t enough
         cdef long long since
         if lzs_ring_take(self.ring, &taken) != LZS_OK:
+            self.rest(engine)
             since = monotonic_ns() if engine.timeout_ns else 0
             lzs_ring_head(self.ring, &run)
             enough = self.enough(engine, max(self.position, run.index), run.index, run.count)
@@ -1307,7 +1308,7 @@ cdef class Window:
                 if may_help:
                     ms = min(ms, STALEMATE_MS)
                 with nogil:
-                    status = lzs_ring_wait(self.ring, ms)
+                    status = lzs_ring_wait(self.ring, 0, ms)
                     # Its worker has the GIL: who asked for it now would be put to sleep.
                     if status == LZS_OK and lzs_ring_take(self.ring, &taken) == LZS_OK:
                         lzs_progress_wait(engine.progress_at(taken), self.ring, enough, PATIENCE_MS)
@@ -1316,12 +1317,37 @@ cdef class Window:
                     waited += ms
                     if may_help and waited >= STALEMATE_MS and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
+            self.wake()
         self.held = run_at(processes_of(engine), taken)
         return True
 
+    cdef int rest(self, Engine engine) except -1:
+        """Sleep until half of the runs are claimed, if they are short, as a wake-up for each would hold up the workers.
+
+        One who reads on needs the rest of the window soon anyway, and the other half keeps the workers busy till then.
+        But one that has work of its own between two reads should do it while they do theirs.
+        """
+        cdef uint64_t runs = lzs_ring_length(self.ring)
+        cdef long long item_ns = lzs_load(engine.item_ns)
+        cdef long long run_ns = item_ns * (self.tail - self.position) // <long long>(runs + 1)  # one may be held
+        if item_ns == 0 or self.allowed < self.most or self.is_in_turn(engine):
+            return 0
+        if (perf_counter_ns() - self.woke) * self.nworkers * 4 > item_ns * max(1, self.position - self.woke_at):
+            return 0
+        runs = min(runs // 2, <uint64_t>(RUN_NS * self.nworkers // max(1, run_ns)))
+        if runs > 0:
+            with nogil:
+                lzs_ring_wait(self.ring, runs, PATIENCE_MS)
+        return 0
+
+    cdef int wake(self) except -1:
+        """What the reader waited for is there."""
+        self.woke, self.woke_at = perf_counter_ns(), self.position
+        return 0
+
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
         """How many parts of a run to wait for in order to have item i: to wake us for each would hold up the worker."""
-        cdef int64_t more = engine.run_ns // max(1, lzs_load(engine.item_ns))
+        cdef int64_t more = RUN_NS // max(1, lzs_load(engine.item_ns))
         return count if engine.in_turn(count) else min(count, i - start + max(1, more))
 
     cdef int wait_ms(self, Engine engine, int64_t count) noexcept:
@@ -1340,6 +1366,9 @@ cdef class Window:
         cdef Run run = self.held
         cdef int64_t enough = self.enough(engine, i, run.start, run.stop - run.start)
         cdef int ms
+        if run.has(i):
+            return MISSING
+        self.rest(engine)
         while not run.has(i):
             if lzs_load(&run.state.overdue):
                 return self.give_up_on(view, engine, i, dropped)
@@ -1355,6 +1384,7 @@ cdef class Window:
                 # What seemed cheap is not: one worker should not be left alone with all of it.
                 lzs_store(engine.item_ns, RUN_NS)
                 lzs_store(&run.state.slow, 1)
+        self.wake()
         return MISSING
 
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
@@ -1420,7 +1450,7 @@ cdef class Window:
         if item_ns == 0:
             length = 1
         else:
-            length = min(length, engine.run_ns // item_ns)
+            length = min(length, RUN_NS // item_ns)
         return max(1, length // self.grain) * self.grain
 
     cdef Py_ssize_t ahead(self, Py_ssize_t tail) noexcept:
@@ -2222,7 +2252,7 @@ cdef class CompletedIterator:
                 if self.since == 0 and self.engine.timeout_ns:
                     self.since = monotonic_ns()
                 with nogil:
-                    status = lzs_ring_wait(ring, ms)
+                    status = lzs_ring_wait(ring, 0, ms)
             else:
                 progress, enough = &run.state.progress, run.next + 1 - run.start
                 with nogil:

@@ -690,12 +690,17 @@ lzs_status lzs_ring_drop(lzs_ring *ring, void **result)
     }
 }
 
-lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
+uint64_t lzs_ring_length(const lzs_ring *ring)
 {
-    slot *s = slot_at(ring, ring->head);
+    return ring->tail - ring->head;
+}
+
+lzs_status lzs_ring_wait(lzs_ring *ring, uint64_t ahead, int timeout_ms)
+{
+    slot *s = slot_at(ring, ring->head + ahead);
     unsigned state;
 
-    if (ring->head == ring->tail)
+    if (lzs_ring_length(ring) <= ahead)
         return LZS_EMPTY;
     lzs_ring_flush(ring);
     for (uint32_t k = 0; k < looks_of(crew_of(ring)); k++) {
@@ -705,7 +710,7 @@ lzs_status lzs_ring_wait(lzs_ring *ring, int timeout_ms)
     }
     wake_helpers(ring);
     /* E8 seq_cst: the wish is shown, then the word is read; a worker stores DONE, then reads the wish. */
-    atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);
+    atomic_store_explicit(&ring->wanted, wish_for(ring->head + ahead), memory_order_seq_cst);
     state = state_of(atomic_load_explicit(&s->word, memory_order_seq_cst));
     if (state != DONE && !lzs_crew_closed(crew_of(ring))) {
         park(&ring->reader, timeout_ms);

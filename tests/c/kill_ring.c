@@ -455,7 +455,7 @@ static int receive(int may_wait)
             }
             if (!may_wait)
                 return 0;
-            CHECK(lzs_ring_wait(ring, wait_ms()) != LZS_CLOSED);
+            CHECK(lzs_ring_wait(ring, 0, wait_ms()) != LZS_CLOSED);
             look_after_workers();
             continue;
         }

@@ -95,11 +95,11 @@ EDITS = [
     ),
     (
         "wait: the look comes before showing the wish",
-        """    atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);
+        """    atomic_store_explicit(&ring->wanted, wish_for(ring->head + ahead), memory_order_seq_cst);
     state = state_of(atomic_load_explicit(&s->word, memory_order_seq_cst));
 """,
         """    state = state_of(atomic_load_explicit(&s->word, memory_order_seq_cst));
-    atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);
+    atomic_store_explicit(&ring->wanted, wish_for(ring->head + ahead), memory_order_seq_cst);
 """,
     ),
     (
@@ -109,8 +109,13 @@ EDITS = [
     ),
     (
         "wait: no wish",
-        "    atomic_store_explicit(&ring->wanted, wish_for(ring->head), memory_order_seq_cst);\n",
+        "    atomic_store_explicit(&ring->wanted, wish_for(ring->head + ahead), memory_order_seq_cst);\n",
         "",
+    ),
+    (
+        "wait: the wish is for the head, whatever is waited for",
+        "wish_for(ring->head + ahead), memory_order_seq_cst",
+        "wish_for(ring->head), memory_order_seq_cst",
     ),
     (
         "wait: no look after the sleep",

@@ -667,6 +667,7 @@ typedef struct {
     stamp made;
     int late; /* makes its ring while the workers work */
     int waits;
+    unsigned ahead;      /* for the run so many places after the head */
     const entry *wants; /* it waits for so many parts of this one */
     int64_t parts;
     /* Changed while the ring is empty, read by workers: whether what a claim is for is still what it was. */
@@ -868,19 +869,20 @@ static void fill(reader_of *me)
     }
 }
 
-/* Wait for the head, or for the first n parts of r. */
+/* Wait for a run in the ring, or for the first n parts of r. */
 static lzs_status wait_for(reader_of *me, result *r, int64_t n)
 {
     lzs_status status = LZS_EMPTY;
 
     me->waits = 1;
+    me->ahead = r == NULL && one_in(2) ? (unsigned)draw(me->tail - me->head) : 0;
     me->wants = r == NULL ? NULL : r->entry;
     me->parts = n;
     if (r != NULL && one_in(2)) { /* for whichever comes first */
         lzs_progress_want(&r->progress, n);
         if (lzs_progress_done(&r->progress) >= n)
             status = LZS_OK;
-        else if ((status = lzs_ring_wait(me->ring, patience())) == LZS_OK)
+        else if ((status = lzs_ring_wait(me->ring, 0, patience())) == LZS_OK)
             status = LZS_EMPTY; /* it is the head that is there */
         lzs_progress_want(&r->progress, 0);
         if (status == LZS_EMPTY)
@@ -889,7 +891,7 @@ static lzs_status wait_for(reader_of *me, result *r, int64_t n)
         status = lzs_progress_wait(&r->progress, me->ring, n, patience());
         CHECK(status != LZS_OK || lzs_progress_done(&r->progress) >= n);
     } else {
-        status = lzs_ring_wait(me->ring, patience());
+        status = lzs_ring_wait(me->ring, me->ahead, patience());
     }
     me->waits = 0;
     CHECK(status == LZS_OK || status == LZS_TIMEOUT || (status == LZS_CLOSED && plan.closing));
@@ -987,13 +989,13 @@ static void check_who_sleeps(void)
         workers_sleep |= tasks[t].on != NULL;
     for (unsigned k = 0; k < plan.nreaders; k++) {
         const reader_of *r = &readers[k];
-        const entry *head = &r->runs[r->head];
+        const entry *run = &r->runs[r->head + r->ahead];
         if (!r->waits || tasks[READERS + k].on == NULL)
             continue;
         for (unsigned i = r->head; i < r->tail && workers_sleep; i++)
             if (!r->runs[i].claimed)
                 fail("a run that nobody has claimed, a reader that sleeps, and a worker that sleeps");
-        if (r->wants != NULL ? r->wants->told >= r->parts : head->delivered && (head->run.count == 1 || head->told))
+        if (r->wants != NULL ? r->wants->told >= r->parts : run->delivered && (run->run.count == 1 || run->told))
             fail("a reader that sleeps although all that it waits for is there");
     }
 }
@@ -1070,7 +1072,7 @@ static void wait_once(unsigned in_parts)
     if (in_parts) {
         CHECK(lzs_progress_wait(&the_progress, the_ring, 1, -1) == LZS_OK);
     } else {
-        CHECK(lzs_ring_wait(the_ring, -1) == LZS_OK);
+        CHECK(lzs_ring_wait(the_ring, 0, -1) == LZS_OK);
         CHECK(lzs_ring_take(the_ring, &r) == LZS_OK && r == &the_ring);
     }
 }
@@ -1166,7 +1168,7 @@ static void no_worker_is_woken_in_vain(void)
             for (uint32_t w = 0; w < MANY; w++)
                 woken += worker_of(the_crew, w)->asleep != ANNOUNCED;
             CHECK(woken == expected && the_crew->asleep == MANY - expected);
-            CHECK(lzs_ring_wait(ring, 0) == LZS_TIMEOUT);
+            CHECK(lzs_ring_wait(ring, 0, 0) == LZS_TIMEOUT);
             CHECK(the_crew->asleep == MANY - expected - (MANY - expected < runs ? MANY - expected : runs));
             lzs_crew_free(the_crew);
         }

@@ -214,6 +214,7 @@ static int read_one(arena *a, window *w, uint64_t *random)
 {
     const int timeouts[] = {-1, 0, 1, 1000};
     lzs_run expected = *remembered(w, w->head), run;
+    uint64_t ahead;
     void *r = NULL;
 
     CHECK(lzs_ring_head(a->ring, &run) == LZS_OK);
@@ -225,8 +226,9 @@ static int read_one(arena *a, window *w, uint64_t *random)
         if (status == LZS_OK)
             break;
         CHECK(status == LZS_BUSY);
+        ahead = one_in(random, 2) ? draw(random) % (w->tail - w->head) : 0;
         /* A wake-up that is lost shows only where a wait has no end. */
-        status = lzs_ring_wait(a->ring, timeouts[a->manner->greedy ? 0 : draw(random) >> 20 & 3]);
+        status = lzs_ring_wait(a->ring, ahead, timeouts[a->manner->greedy ? 0 : draw(random) >> 20 & 3]);
         if (status == LZS_CLOSED) {
             CHECK(a->manner->close_one_in != 0);
             return 0;
@@ -308,7 +310,7 @@ static void *wait_for_the_head(void *argument)
 {
     lzs_status status;
     do
-        status = lzs_ring_wait(argument, -1);
+        status = lzs_ring_wait(argument, 0, -1);
     while (status == LZS_TIMEOUT);
     CHECK(status == LZS_CLOSED);
     return NULL;

@@ -192,7 +192,7 @@ static void smoke(uint64_t first)
     head_is(ring, 7, 1);
     c = claim(ring, 0, 7);
     deliver(ring, &c);
-    CHECK(lzs_ring_wait(ring, -1) == LZS_OK);
+    CHECK(lzs_ring_wait(ring, 0, -1) == LZS_OK);
     take(ring, 7);
     free_ring(ring);
 }
@@ -209,7 +209,7 @@ static void an_empty_ring_says_so(uint64_t first)
         CHECK(lzs_ring_head(ring, &run) == LZS_EMPTY);
         CHECK(lzs_ring_take(ring, &result) == LZS_EMPTY);
         CHECK(lzs_ring_drop(ring, &result) == LZS_EMPTY && result == NULL);
-        CHECK(lzs_ring_wait(ring, -1) == LZS_EMPTY);
+        CHECK(lzs_ring_wait(ring, 0, -1) == LZS_EMPTY);
         CHECK(lzs_crew_claim(crew, 0, &c) == LZS_EMPTY);
         publish(ring, round);
         c = claim(ring, 0, round);
@@ -338,7 +338,7 @@ static void delivery_is_in_the_order_of_publication(uint64_t first)
             deliver(ring, &claims[which[i]]);
             finished |= 1 << which[i];
             while (finished >> read & 1) {
-                CHECK(lzs_ring_wait(ring, 0) == LZS_OK);
+                CHECK(lzs_ring_wait(ring, 0, 0) == LZS_OK);
                 take(ring, 40 - 10 * read++);
             }
             if (read < 4)
@@ -522,7 +522,7 @@ static void any_sequence_of_calls(uint64_t first)
             default: /* drop one, or all */
                 for (int n = draw(&state) % 4 ? 1 : 8; n > 0 && head < tail; n--, head++) {
                     head_is(ring, head, queue[head & 7].run.count);
-                    CHECK(lzs_ring_wait(ring, 0) == (queue[head & 7].state == DONE ? LZS_OK : LZS_TIMEOUT));
+                    CHECK(lzs_ring_wait(ring, 0, 0) == (queue[head & 7].state == DONE ? LZS_OK : LZS_TIMEOUT));
                     if (queue[head & 7].state == DONE)
                         drop_done(ring, head);
                     else
@@ -625,7 +625,7 @@ static void a_result_in_parts(uint64_t first)
     publish(ring, 1);
     c = claim(ring, 0, 1);
     CHECK(lzs_ring_attach(&c, &progress) == LZS_OK);
-    CHECK(lzs_ring_wait(ring, -1) == LZS_OK);
+    CHECK(lzs_ring_wait(ring, 0, -1) == LZS_OK);
     CHECK(lzs_ring_take(ring, &result) == LZS_OK && result == &progress);
     CHECK(lzs_ring_attach(&c, &progress) == LZS_CANCELLED);
     CHECK(lzs_progress_wait(&progress, ring, 0, -1) == LZS_OK);
@@ -693,7 +693,7 @@ static void processes_share_a_crew(uint64_t first)
         while (tail < SHARED_RUNS && lzs_ring_publish(ring, (lzs_run){tail, tail % 7, -tail}) == LZS_OK)
             tail++;
         while (lzs_ring_take(ring, &result) != LZS_OK)
-            CHECK(lzs_ring_wait(ring, -1) != LZS_CLOSED);
+            CHECK(lzs_ring_wait(ring, 0, -1) != LZS_CLOSED);
         CHECK((int64_t)(uintptr_t)result == head * (head % 7));
     }
     lzs_crew_close(shared);
@@ -779,7 +779,7 @@ static void killed_at_random(uint64_t first)
             tail++;
         while (lzs_ring_take(ring, &result) != LZS_OK) {
             uint32_t w = (uint32_t)(draw(&state) % 3);
-            if (lzs_ring_wait(ring, 1) == LZS_TIMEOUT || draw(&state) % 64 == 0) {
+            if (lzs_ring_wait(ring, 0, 1) == LZS_TIMEOUT || draw(&state) % 64 == 0) {
                 CHECK(kill(children[w], SIGKILL) == 0 && waitpid(children[w], NULL, 0) == children[w]);
                 lzs_crew_bury(shared, w);
                 children[w] = employ(shared, w);
@@ -849,16 +849,43 @@ static void wait_ends_in_time(uint64_t first)
     double start;
 
     publish(ring, 1);
-    CHECK(lzs_ring_wait(ring, 0) == LZS_TIMEOUT);
-    CHECK(lzs_ring_wait(ring, 1) == LZS_TIMEOUT);
+    CHECK(lzs_ring_wait(ring, 0, 0) == LZS_TIMEOUT);
+    CHECK(lzs_ring_wait(ring, 0, 1) == LZS_TIMEOUT);
     /* Spurious wake-ups may shorten a few of these waits, but not most of them. */
     start = seconds();
     for (int i = 0; i < 5; i++)
-        CHECK(lzs_ring_wait(ring, 20) == LZS_TIMEOUT);
+        CHECK(lzs_ring_wait(ring, 0, 20) == LZS_TIMEOUT);
     CHECK(seconds() - start > 0.05);
     claim(ring, 0, 1);
-    CHECK(lzs_ring_wait(ring, 0) == LZS_TIMEOUT);
+    CHECK(lzs_ring_wait(ring, 0, 0) == LZS_TIMEOUT);
     drop_unfinished(ring);
+    free_ring(ring);
+}
+
+static void wait_looks_at_the_run_that_is_named(uint64_t first)
+{
+    lzs_ring *ring = new_ring(2, 4, first);
+    lzs_claim a, b;
+
+    for (int n = 0; n < 3; n++)
+        publish(ring, n);
+    CHECK(lzs_ring_length(ring) == 3);
+    CHECK(lzs_ring_wait(ring, 3, -1) == LZS_EMPTY);
+    CHECK(lzs_ring_wait(ring, UINT64_MAX, -1) == LZS_EMPTY);
+    a = claim(ring, 0, 0);
+    b = claim(ring, 1, 1);
+    deliver(ring, &b);
+    CHECK(lzs_ring_wait(ring, 1, -1) == LZS_OK);
+    CHECK(lzs_ring_wait(ring, 0, 0) == LZS_TIMEOUT);
+    deliver(ring, &a);
+    CHECK(lzs_ring_wait(ring, 2, 0) == LZS_TIMEOUT);
+    take(ring, 0);
+    CHECK(lzs_ring_length(ring) == 2);
+    CHECK(lzs_ring_wait(ring, 0, -1) == LZS_OK);
+    CHECK(lzs_ring_wait(ring, 2, -1) == LZS_EMPTY);
+    take(ring, 1);
+    drop_unfinished(ring);
+    CHECK(lzs_ring_length(ring) == 0);
     free_ring(ring);
 }
 
@@ -874,7 +901,7 @@ static void *wait_for_the_head(void *argument)
 {
     actor *reader = argument;
     do
-        reader->status = lzs_ring_wait(reader->ring, -1);
+        reader->status = lzs_ring_wait(reader->ring, 0, -1);
     while (reader->status == LZS_TIMEOUT);
     return NULL;
 }
@@ -992,14 +1019,14 @@ static void close_ends_claims_and_waits(uint64_t first)
     CHECK(lzs_crew_closed(crew));
     CHECK(lzs_crew_claim(crew, 0, &c) == LZS_CLOSED); /* although there is one */
     CHECK(lzs_crew_claim_wait(crew, 0, &c) == LZS_CLOSED);
-    CHECK(lzs_ring_wait(ring, -1) == LZS_CLOSED);
+    CHECK(lzs_ring_wait(ring, 0, -1) == LZS_CLOSED);
     take_is_busy(ring);
     deliver(ring, &under_way); /* still taken, so that it is not lost */
-    CHECK(lzs_ring_wait(ring, -1) == LZS_OK);
+    CHECK(lzs_ring_wait(ring, 0, -1) == LZS_OK);
     take(ring, 1);
-    CHECK(lzs_ring_wait(ring, -1) == LZS_CLOSED);
+    CHECK(lzs_ring_wait(ring, 0, -1) == LZS_CLOSED);
     drop_unfinished(ring);
-    CHECK(lzs_ring_wait(ring, -1) == LZS_EMPTY);
+    CHECK(lzs_ring_wait(ring, 0, -1) == LZS_EMPTY);
     CHECK(lzs_ring_publish(ring, (lzs_run){3, 1, 0}) == LZS_OK); /* the reader may, but nobody will come for it */
     lzs_ring_flush(ring);
     CHECK(lzs_crew_claim(crew, 0, &c) == LZS_CLOSED);
@@ -1090,6 +1117,7 @@ int main(void)
 #endif
         TEST(a_crew_stays_within_its_memory),
         TEST(wait_ends_in_time),
+        TEST(wait_looks_at_the_run_that_is_named),
         TEST(deliver_wakes_the_reader),
         TEST(flush_wakes_a_sleeper_for_each_run),
         TEST(flush_wakes_again),

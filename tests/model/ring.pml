@@ -368,10 +368,17 @@ inline drop()
 /* `over`: LZS_CLOSED. */
 inline wait()
 {
+    at = head;
+#ifdef AHEAD
+    do
+    :: at + 1 < tail -> at++
+    :: break
+    od;
+#endif
     wake_helpers();
-    wanted[me] = WISH(head); /* E8 */
+    wanted[me] = WISH(at); /* E8 */
 #ifndef BUG_NO_LOOK_AFTER_THE_WISH
-    got = (STATE(word[AT(me, head)]) == DONE); /* E8 */
+    got = (STATE(word[AT(me, at)]) == DONE); /* E8 */
 #endif
     if
     :: !got ->
@@ -381,12 +388,13 @@ inline wait()
         if
         :: !over ->
             park(READER(me));
-            got = (STATE(word[AT(me, head)]) == DONE) /* E5 */
+            got = (STATE(word[AT(me, at)]) == DONE) /* E5 */
         :: else
         fi
     :: else
     fi;
     TOGETHER {
+        at = 0;
         wanted[me] = 0;
         over = (!got && closed); /* E10 */
         got = false
@@ -467,7 +475,7 @@ inline close()
 
 proctype Reader(byte me)
 {
-    byte head, tail, shown, seen, i, k, n, w, r;
+    byte head, tail, shown, seen, at, i, k, n, w, r;
     bool got, over, some, every;
 
     if
