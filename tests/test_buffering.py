@@ -728,7 +728,7 @@ class LruModel(RuleBasedStateMachine):
 
 
 TestLruModel = LruModel.TestCase
-TestLruModel.settings = settings(deadline=None, max_examples=150)
+TestLruModel.settings = settings(deadline=None, max_examples=100)
 
 
 def test_sizes_by_default():

@@ -950,7 +950,7 @@ def be_idle():
 
 @pytest.mark.parametrize("max_buffered", [2, 10])
 @pytest.mark.parametrize(
-    ("happens", "kind", "timeout"), [(lambda: time.sleep(60), TimeoutError, 1), (killed, WorkerDiedError, None)]
+    ("happens", "kind", "timeout"), [(lambda: time.sleep(60), TimeoutError, 0.5), (killed, WorkerDiedError, None)]
 )
 def test_what_is_not_sent_yet_of_the_same_grain_comes(max_buffered, happens, kind, timeout):
     rows = unbatch(smap(lambda b: [4 * b + k for k in range(4)], range(5)), 4)
