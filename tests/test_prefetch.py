@@ -258,13 +258,16 @@ def test_a_reader_that_waits_sleeps_through_several_short_runs():
         time.sleep(20e-6)
         return i
 
+    def sleeps():
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+    found = []
     with prefetch(smap(nap, range(2000)), nworkers=4, max_buffered=64) as p:
-        items = iter(p)
-        next(items)
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-        assert list(items) == list(range(1, 2000))
-        # 200 to 250; woken for each run it is 450 to 900.
-        assert resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before < 400
+        for _ in range(3):
+            before = sleeps()
+            assert list(p) == list(range(2000))
+            found.append(sleeps() - before)
+    assert min(found) < 350  # 100 to 300, more on a machine that is busy; woken for each run it is 450 to 900
 
 
 def test_slow_items_in_the_midst_of_cheap_ones_are_evaluated_side_by_side():

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 import lazyseq
 from lazyseq import EvaluationError, TooManyFailures, WorkerDiedError, add_cache, batch, collate, guard, smap, unbatch
+from lazyseq._engine import do_as_before_a_fork
 
 # Those that start anew take long, and are the same in all builds of Python: without `-m starts` they are left out.
 METHODS = [
@@ -208,6 +209,18 @@ def test_a_worker_is_at_home(method, tmp_path, monkeypatch):
     assert set(threads) <= {1}
     if method == "fork":
         assert nthreads <= 2  # that of the items, and the one that ends with the parent
+
+
+@pytest.mark.parametrize("handler", ["its own", signal.SIG_IGN])
+def test_a_program_does_not_see_the_fork_that_ends_threads(handler):
+    seen = []
+    handler = seen.append if handler == "its own" else handler
+    before = signal.signal(signal.SIGCHLD, handler)
+    try:
+        do_as_before_a_fork()
+        assert signal.getsignal(signal.SIGCHLD) == handler and seen == []
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_start_hook_runs_in_each_worker():

@@ -76,6 +76,7 @@ cdef extern from *:
     #else
     #include <errno.h>
     #include <poll.h>
+    #include <signal.h>
     #include <sys/wait.h>
     #include <unistd.h>
     static void lzs_end_after(int descriptor)
@@ -87,11 +88,16 @@ cdef extern from *:
     }
     static void lzs_do_as_before_a_fork(void)
     {
-        pid_t child = fork();
+        /* The program's own handler is not told of this child, and where it ignores all of its own, we can wait. */
+        struct sigaction handler, none = {.sa_handler = SIG_DFL};
+        pid_t child;
+        sigaction(SIGCHLD, &none, &handler);
+        child = fork();
         if (child == 0)
             _exit(0);
         while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
             ;
+        sigaction(SIGCHLD, &handler, NULL);
     }
     #endif
     """
@@ -137,7 +143,8 @@ cdef enum:
     PATIENCE_MS = 1  # how long a reader waits for more items than it needs
     LOOKS = 24  # how often who waits looks again before it sleeps: 2 us or so
     LOOKS_IN_TURN = 400  # the same, where reader and worker evaluate in turn: longer than a wake-up takes
-    RUN_NS = 400_000  # a run, and how long a reader waits for several: many times what it costs to wake it
+    RUN_NS = 200_000  # a run of threads
+    PROCESS_RUN_NS = 400_000  # one of processes: more, since what follows it costs more
     TRIVIAL_NS = 250  # nothing that costs less can do anything beside its reader
     STOPPED_NS = 1_000_000_000  # how long a worker may leave a run to itself, at least, if there is a timeout
     WAKE_NS = 20_000  # what a wake-up costs: nobody is woken for less work
@@ -426,6 +433,7 @@ cdef class Engine:
     cdef object start_hook, evaluation
     cdef long long timeout_ns  # 0: none
     cdef long long *item_ns  # how long an item took lately; 0: not known
+    cdef long long run_ns  # items are evaluated in runs of about this duration, if they are cheaper
     cdef Py_ssize_t max_buffered
     cdef bint may_look  # there are several processors
     cdef long long over  # nobody reads through it any more
@@ -503,7 +511,7 @@ cdef class ThreadEngine(Engine):
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
         self.prepare(max_buffered, start_hook, evaluation, timeout_ns)
-        self.item_ns = &self.own_item_ns
+        self.item_ns, self.run_ns = &self.own_item_ns, RUN_NS
         self.shifts = [Shift(k) if timeout_ns else None for k in range(nworkers)]
         self.crew = lzs_crew_new(<uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
@@ -674,7 +682,7 @@ cdef class ProcessEngine(Engine):
         self.arena = Arena(<uint32_t>nworkers, sizeof(board) + nworkers * sizeof(desk) + size,
                            usable_memory() // 4 if shm_size is None else shm_size, rings)
         self.base = self.arena.base
-        self.item_ns = &board_of(self.arena).item_ns
+        self.item_ns, self.run_ns = &board_of(self.arena).item_ns, PROCESS_RUN_NS
         board_of(self.arena).nworkers, board_of(self.arena).watched = nworkers, timeout_ns != 0
         self.crew = lzs_crew_at(crew_of(self.arena), size, <uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
@@ -920,7 +928,7 @@ def end_after(int handle):
 
 
 cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, source, list guards) except -1:
-    """Hand over a run, evaluate its items, and count those that took about RUN_NS together.
+    """Hand over a run, evaluate its items, and count those that took about PROCESS_RUN_NS together.
 
     A message ends with what may change when the next item is evaluated, as an array that a function fills again and
     again; in one pickle it would also be one object however often it is there.
@@ -960,7 +968,7 @@ cdef int evaluate_in_process(Arena arena, uint32_t worker, lzs_claim *claim, sou
                 take_counts(guards, counts, len(results) - 1)
         last = k == count - 1
         cut = not last and lzs_load(&record.state.slow) and (claim.run.item + k + 1) % grain_of(source) == 0
-        due = last or cut or perf_counter_ns() - sent > RUN_NS or board_of(arena).singly
+        due = last or cut or perf_counter_ns() - sent > PROCESS_RUN_NS or board_of(arena).singly
         if not (due or counts[1]) and keep_last(results):
             continue
         n = len(results)
@@ -1052,12 +1060,14 @@ cdef class Window:
     cdef long long reader  # the thread that holds the lock, 0: none
     cdef bint noted  # it has said that it waits for the workers
     cdef Py_ssize_t most  # how far the window may reach
-    cdef long long woke  # when the reader has waited last, and at which item: how long its own work takes
-    cdef Py_ssize_t woke_at
     cdef Py_ssize_t allowed  # how far now: all, but little after a read elsewhere
     cdef Py_ssize_t grain  # the source's
     cdef Py_ssize_t position, tail
     cdef Py_ssize_t refill_at  # the position from which on the window has room for another run
+    cdef long long awake_since  # when the reader has waited last; 0: not yet
+    cdef Py_ssize_t awake_at  # for which item
+    cdef long long own_ns, own_items  # how long it was awake lately, and for how many items
+    cdef Py_ssize_t in_vain, unrested  # how often it rested for too long, and how often it is not to rest now
     cdef bint ended  # the source was seen to end within the window
     cdef Run held
     cdef list kept  # results from `kept_start` to `kept_stop`, which an earlier place had finished
@@ -1125,6 +1135,7 @@ cdef class Window:
         self.grain = grain_of(source)
         self.position = self.tail = self.refill_at = first
         self.ended, self.held, self.kept = False, None, None
+        self.awake_since = self.own_ns = self.own_items = self.in_vain = self.unrested = 0
         return 0
 
     cdef int clear(self, Engine engine, list dropped) except -1:
@@ -1150,7 +1161,7 @@ cdef class Window:
         self.clear(engine, dropped)
         self.allowed = min(self.nworkers, self.most)
         self.position = self.tail = self.refill_at = i
-        self.ended = False
+        self.awake_since, self.ended = 0, False
         if finished:
             self.kept, self.kept_start, self.kept_stop = finished, start, start + len(finished)
         return 0
@@ -1317,7 +1328,7 @@ cdef class Window:
                     waited += ms
                     if may_help and waited >= STALEMATE_MS and lzs_ring_retract(self.ring) == LZS_OK:
                         return False
-            self.wake()
+            self.note_waited()
         self.held = run_at(processes_of(engine), taken)
         return True
 
@@ -1325,29 +1336,49 @@ cdef class Window:
         """Sleep until half of the runs are claimed, if they are short, as a wake-up for each would hold up the workers.
 
         One who reads on needs the rest of the window soon anyway, and the other half keeps the workers busy till then.
-        But one that has work of its own between two reads should do it while they do theirs.
+        But one that has work of its own between two reads should do it while they do theirs. And where half of the
+        window is not claimed in time, since items wait for the reader, say, it does not rest for more and more waits.
         """
-        cdef uint64_t runs = lzs_ring_length(self.ring)
-        cdef long long item_ns = lzs_load(engine.item_ns)
-        cdef long long run_ns = item_ns * (self.tail - self.position) // <long long>(runs + 1)  # one may be held
-        if item_ns == 0 or self.allowed < self.most or self.is_in_turn(engine):
+        cdef long long item_ns = lzs_load(engine.item_ns), now, own_ns
+        cdef int64_t items, run_ns, runs = lzs_ring_length(self.ring), ahead = runs // 2
+        if item_ns == 0 or item_ns >= RUN_NS * self.nworkers or self.allowed < self.most or self.is_in_turn(engine):
             return 0
-        if (perf_counter_ns() - self.woke) * self.nworkers * 4 > item_ns * max(1, self.position - self.woke_at):
+        now = perf_counter_ns()
+        if self.awake_since:
+            items = max(1, self.position - self.awake_at)
+            own_ns = min((now - self.awake_since) // items, item_ns * self.most)  # a pause is not remembered for long
+            self.own_ns, self.own_items = self.own_ns + own_ns * items, self.own_items + items
+            if self.own_items > 4 * self.most:
+                self.own_ns, self.own_items = self.own_ns // 2, self.own_items // 2
+            if self.own_ns // self.own_items > item_ns // (4 * self.nworkers):
+                return 0
+        if self.unrested > 0:
+            self.unrested -= 1
             return 0
-        runs = min(runs // 2, <uint64_t>(RUN_NS * self.nworkers // max(1, run_ns)))
-        if runs > 0:
-            with nogil:
-                lzs_ring_wait(self.ring, runs, PATIENCE_MS)
+        if engine.arena is not None or self.tail - self.position <= runs + 1:
+            # A worker that has claimed a run of one item says so when it has finished it, and a process when it has
+            # finished any: by then it and the others will claim as many more.
+            run_ns = item_ns * (self.tail - self.position) // (runs + 1)  # one may be held
+            ahead = min(ahead - self.nworkers, RUN_NS * self.nworkers // max(1, run_ns))
+        if ahead <= 0:
+            return 0
+        with nogil:
+            lzs_ring_wait(self.ring, ahead, PATIENCE_MS)
+        if perf_counter_ns() - now < PATIENCE_MS * 1_000_000:
+            self.in_vain = 0
+        else:
+            self.in_vain = min(2 * self.in_vain + 1, 1000)
+            self.unrested = self.in_vain
         return 0
 
-    cdef int wake(self) except -1:
-        """What the reader waited for is there."""
-        self.woke, self.woke_at = perf_counter_ns(), self.position
+    cdef int note_waited(self) except -1:
+        """What the reader has waited for is there."""
+        self.awake_since, self.awake_at = perf_counter_ns(), self.position
         return 0
 
     cdef int64_t enough(self, Engine engine, int64_t i, int64_t start, int64_t count) noexcept:
         """How many parts of a run to wait for in order to have item i: to wake us for each would hold up the worker."""
-        cdef int64_t more = RUN_NS // max(1, lzs_load(engine.item_ns))
+        cdef int64_t more = engine.run_ns // max(1, lzs_load(engine.item_ns))
         return count if engine.in_turn(count) else min(count, i - start + max(1, more))
 
     cdef int wait_ms(self, Engine engine, int64_t count) noexcept:
@@ -1384,7 +1415,7 @@ cdef class Window:
                 # What seemed cheap is not: one worker should not be left alone with all of it.
                 lzs_store(engine.item_ns, RUN_NS)
                 lzs_store(&run.state.slow, 1)
-        self.wake()
+        self.note_waited()
         return MISSING
 
     cdef object give_up_on(self, Prefetch view, Engine engine, Py_ssize_t i, list dropped):
@@ -1450,7 +1481,7 @@ cdef class Window:
         if item_ns == 0:
             length = 1
         else:
-            length = min(length, RUN_NS // item_ns)
+            length = min(length, engine.run_ns // item_ns)
         return max(1, length // self.grain) * self.grain
 
     cdef Py_ssize_t ahead(self, Py_ssize_t tail) noexcept:
@@ -1671,12 +1702,15 @@ cdef class Prefetch(Derived):
         """End the workers, which slices of the prefetch share.
 
         It may be called again, and while other threads read, who get a ValueError. A worker that is evaluating an item
-        ends after it, and is not waited for. What has been evaluated ahead is dropped.
+        ends after it, and is not waited for. What has been evaluated ahead is dropped; an iterator or a slice that is
+        being read keeps its own until it dies.
         """
-        _workers.join(self.crew.dismiss())
-        with cython.critical_section(self):
-            _dropped = self.engine, self.windows  # which die outside: destructors may read
-            self.engine, self.windows = None, {}
+        try:
+            _workers.join(self.crew.dismiss())
+        finally:
+            with cython.critical_section(self):
+                _dropped = self.engine, self.windows  # which die outside: destructors may read
+                self.engine, self.windows = None, {}
 
     def as_completed(self):
         """Return an iterator over pairs (i, self[i]) in the order in which the items are finished.
@@ -1734,6 +1768,8 @@ cdef class Prefetch(Derived):
         if window is None:
             return None
         with cython.critical_section(self):
+            if lzs_load(&self.crew.closed):  # close() drops what it finds here, and may have been here
+                return window
             if self.engine is not engine:
                 self.engine, self.windows = engine, {}
             self.windows[me] = window

@@ -102,8 +102,9 @@ lzs_status lzs_ring_drop(lzs_ring *ring, void **result);
 /* How many runs are in the ring: published, and neither taken nor taken back. */
 uint64_t lzs_ring_length(const lzs_ring *ring);
 
-/* Flush, and wait until the run so many places after the head is finished: all before it were claimed by then. LZS_OK,
- * LZS_TIMEOUT (also after a spurious wake-up), LZS_CLOSED or, if there is no such run, LZS_EMPTY. */
+/* Flush, and wait until the run so many places after the head has a result: all before it were claimed by then. Who
+ * sleeps is woken by lzs_ring_wake, which for an attached result may come later. LZS_OK, LZS_TIMEOUT (also after a
+ * spurious wake-up), LZS_CLOSED or, if there is no such run, LZS_EMPTY. */
 lzs_status lzs_ring_wait(lzs_ring *ring, uint64_t ahead, int timeout_ms);
 
 /* Claim the first run of a ring that nobody has, from the rings in turn. LZS_OK, LZS_EMPTY or LZS_CLOSED. */
