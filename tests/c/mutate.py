@@ -481,9 +481,6 @@ SURVIVORS = {
     "crew_bury: compare_exchange, word, acq_rel -> relaxed": (
         "It continues the release sequence of E1, from which the next claim acquires the run; nothing is read here."
     ),
-    "bury: who is asleep is not counted off": (
-        "A count that is too high costs readers a futile look at the sleepers; it would grow with each death."
-    ),
     "crew_claim_wait: add, looking, seq_cst -> acq_rel": (
         "Who is counted too late is woken in vain, no more. That the count is taken back before the last look "
         "is what matters, and that is another operation."
