@@ -1339,19 +1339,13 @@ cdef class Window:
         But one that has work of its own between two reads should do it while they do theirs. And where half of the
         window is not claimed in time, since items wait for the reader, say, it does not rest for more and more waits.
         """
-        cdef long long item_ns = lzs_load(engine.item_ns), now, own_ns
-        cdef int64_t items, run_ns, runs = lzs_ring_length(self.ring), ahead = runs // 2
+        cdef long long item_ns = lzs_load(engine.item_ns), now
+        cdef int64_t run_ns, runs = lzs_ring_length(self.ring), ahead = runs // 2
         if item_ns == 0 or item_ns >= RUN_NS * self.nworkers or self.allowed < self.most or self.is_in_turn(engine):
             return 0
         now = perf_counter_ns()
-        if self.awake_since:
-            items = max(1, self.position - self.awake_at)
-            own_ns = min((now - self.awake_since) // items, item_ns * self.most)  # a pause is not remembered for long
-            self.own_ns, self.own_items = self.own_ns + own_ns * items, self.own_items + items
-            if self.own_items > 4 * self.most:
-                self.own_ns, self.own_items = self.own_ns // 2, self.own_items // 2
-            if self.own_ns // self.own_items > item_ns // (4 * self.nworkers):
-                return 0
+        if self.awake_since and self.own_work(now, item_ns) > item_ns // (4 * self.nworkers):
+            return 0
         if self.unrested > 0:
             self.unrested -= 1
             return 0
@@ -1370,6 +1364,15 @@ cdef class Window:
             self.in_vain = min(2 * self.in_vain + 1, 1000)
             self.unrested = self.in_vain
         return 0
+
+    cdef long long own_work(self, long long now, long long item_ns) noexcept:
+        """How many ns the reader itself takes for an item, lately: who takes batches works between two of those."""
+        cdef int64_t items = max(1, self.position - self.awake_at)
+        cdef long long own_ns = min((now - self.awake_since) // items, item_ns * self.most)  # a pause is soon forgotten
+        self.own_ns, self.own_items = self.own_ns + own_ns * items, self.own_items + items
+        if self.own_items > 4 * self.most:
+            self.own_ns, self.own_items = self.own_ns // 2, self.own_items // 2
+        return self.own_ns // self.own_items
 
     cdef int note_waited(self) except -1:
         """What the reader has waited for is there."""

@@ -667,7 +667,7 @@ typedef struct {
     stamp made;
     int late; /* makes its ring while the workers work */
     int waits;
-    unsigned ahead;      /* for the run so many places after the head */
+    unsigned ahead;     /* for the run so many places after the head */
     const entry *wants; /* it waits for so many parts of this one */
     int64_t parts;
     /* Changed while the ring is empty, read by workers: whether what a claim is for is still what it was. */
