@@ -504,13 +504,14 @@ def test_a_failing_start_hook_fails_every_way_to_read(nworkers):
 
 
 def test_start_hook_gets_the_index_if_it_wants_one():
-    seen = []
-    with prefetch(range(10), 3, start_hook=seen.append) as view:
-        list(view)
+    seen, all_three = [], threading.Barrier(3)
+    view = smap(lambda i: all_three.wait(10) >= 0, range(3))  # or all might be done before all have started
+    with prefetch(view, 3, start_hook=seen.append) as items:
+        assert list(items) == [True] * 3
     assert sorted(seen) == [0, 1, 2]
     seen.clear()
-    with prefetch(range(10), 3, start_hook=lambda: seen.append("called")) as view:
-        list(view)
+    with prefetch(view, 3, start_hook=lambda: seen.append("called")) as items:
+        assert list(items) == [True] * 3
     assert seen == ["called"] * 3
 
 
@@ -694,6 +695,83 @@ def test_a_thread_that_cannot_be_started_now_is_started_later(monkeypatch):
             view[1]
         assert within(10, view.__getitem__, 2) == 2
         release.set()
+
+
+class AllThere:
+    """Its items take until so many workers are evaluating."""
+
+    def __init__(self, nworkers):
+        self.nworkers, self.names, self.event = nworkers, set(), threading.Event()
+
+    def __call__(self, i):
+        self.names.add(threading.current_thread().name)
+        if len(self.names) == self.nworkers:
+            self.event.set()
+        assert self.event.wait(10)
+        return i
+
+    def check(self):
+        assert self.names == {f"lazyseq-worker-{k}" for k in range(self.nworkers)}
+        assert len(workers()) == self.nworkers
+
+
+def test_the_first_item_does_not_wait_until_all_workers_have_started(monkeypatch):
+    reader, start, go_on, all_there = threading.current_thread(), threading.Thread.start, threading.Event(), AllThere(8)
+
+    def late(thread):
+        if threading.current_thread() is not reader:
+            assert go_on.wait(10)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", late)
+    with prefetch(smap(lambda i: i and all_there(i), range(100)), 8) as view:
+        assert view[0] == 0
+        assert len(workers()) <= 2  # the reader starts the second if the first has not done so in a millisecond
+        go_on.set()
+        assert within(20, list, view) == list(range(100))
+        all_there.check()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("can't start new thread")])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_start_that_fails_while_the_first_worker_is_busy_is_tried_again(error, begun, monkeypatch):
+    """A Ctrl-C may come when the thread has been started and is not noted yet: it must not work beside the next one."""
+    reader, start, all_there, left = threading.current_thread(), threading.Thread.start, AllThere(3), [1, 1, 1]
+
+    def interrupted(thread):
+        if threading.current_thread() is not reader or not thread.name.endswith("-1") or not left:
+            return start(thread)
+        left.pop()
+        if begun:
+            start(thread)
+        raise error
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with prefetch(smap(all_there, range(30)), 3) as view:
+        for _ in range(3):
+            with pytest.raises(type(error)):
+                view[0]
+        assert within(20, list, view) == list(range(30))
+        all_there.check()
+
+
+def test_workers_that_cannot_start_are_missed_only_where_a_reader_waits(monkeypatch):
+    start, go_on = threading.Thread.start, threading.Event()
+
+    def refuse(thread):
+        if not thread.name.endswith("-0"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with prefetch(smap(lambda i: i if i != 50 else go_on.wait(10) and i, range(100)), 4) as view:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                for i in range(51):
+                    assert view[i] == i
+            assert len(workers()) == 1
+        go_on.set()
+        assert list(view) == list(range(100))
 
 
 def test_a_timeout_in_a_bulk_read_names_the_item():

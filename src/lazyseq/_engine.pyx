@@ -26,7 +26,7 @@ from ._prefetch cimport *
 from ._transfer cimport Arena, Message, forks, keep_last
 
 from collections import deque
-from threading import RLock, local
+from threading import RLock, current_thread, local
 from time import monotonic_ns, perf_counter_ns
 from weakref import ref
 
@@ -454,9 +454,19 @@ cdef class Engine:
         """Whether its results go with it: a forked child must not look, as workers were caught in a write."""
         return lzs_load(&self.over) or self.forks != forks()
 
+    cdef int start_all(self) except -1:
+        """Start the workers."""
+        raise NotImplementedError
+
     def start(self, Py_ssize_t worker):
         """Start the thread or process that works as this worker, or takes its place."""
         raise NotImplementedError
+
+    cdef list dismiss(self):
+        """Tell the workers to end, and return them; the last ones may be starting, and are appended meanwhile."""
+        lzs_store(&self.over, 1)
+        lzs_crew_close(self.crew)
+        return self.workers
 
     cdef lzs_progress *progress_at(self, void *result) noexcept nogil:
         return <lzs_progress *>(self.base + <uintptr_t>result)
@@ -477,7 +487,7 @@ cdef class Engine:
         """Have memory for the ring of this number."""
         return 0
 
-    cdef int wait_ms(self) noexcept nogil:
+    cdef int wait_ms(self) noexcept:
         """How long to sleep before a look around."""
         if self.timeout_ns:
             return <int>min(SIGNAL_CHECK_MS, 1 + self.timeout_ns // 4_000_000)
@@ -501,12 +511,13 @@ cdef inline long long updated(long long item_ns, long long mean) noexcept:
 cdef class ThreadEngine(Engine):
     """The engine of threads: a result in the ring is the progress of its Run.
 
-    Threads: `shifts` changes under `lock`; `hook_error` is set once, under it and before the rings are closed, and read
-    after that.
+    Threads: `shifts` and `workers` change under `lock`; `hook_error` is set once, under it and before the rings are
+    closed, and read after that.
     """
     cdef object hook_error  # what start_hook raised
     cdef void *employer  # an identity, never followed
     cdef list shifts  # with a timeout, by worker
+    cdef long long too_few  # no worker is about to start the next one: a reader that waits does
     cdef long long own_item_ns
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
@@ -529,6 +540,39 @@ cdef class ThreadEngine(Engine):
             k += 1
         lzs_crew_free(self.crew)
 
+    cdef int start_all(self) except -1:
+        """Start the first worker: a start takes as long as many items, so the reader does not wait for the others.
+
+        The first worker starts the second one when it finds a second run, or a reader that waits does, if the first
+        item takes long. Each of the others starts the next one before anything else.
+        """
+        self.start_next()
+        lzs_store(&self.too_few, 1)
+        return 0
+
+    cdef int start_next(self) except -1:
+        """Start the next worker, if there is one to come and the engine is in use."""
+        lzs_store(&self.too_few, 0)
+        try:
+            with self.lock:
+                if not self.is_over() and len(self.workers) < len(self.shifts):
+                    self.start(len(self.workers))
+        except BaseException:
+            lzs_store(&self.too_few, 1)
+            raise
+        return 0
+
+    cdef int pass_on(self) noexcept:
+        """What a worker does to start the next one: if it cannot, the error is for a reader, who tries again."""
+        try:
+            self.start_next()
+        except BaseException:
+            pass
+        return 0
+
+    cdef int wait_ms(self) noexcept:
+        return PATIENCE_MS if lzs_load(&self.too_few) else Engine.wait_ms(self)
+
     def start(self, Py_ssize_t worker):
         with self.lock:
             thread = _workers.start_thread(self.work, worker)
@@ -548,10 +592,16 @@ cdef class ThreadEngine(Engine):
         cdef lzs_progress *progress = NULL  # of the run whose last item is not counted yet
         cdef Run run = None
         cdef Reading reading = None
-        cdef Shift shift = self.shifts[worker]
+        cdef Shift shift
         global works_alone
+        with self.lock:
+            if worker >= len(self.workers) or self.workers[worker] is not current_thread():
+                return  # a Ctrl-C came before its starter had noted it, and another is started
+            shift = self.shifts[worker]
         working_for, works_alone = self.employer, len(self.shifts) == 1
         seterr(self.evaluation)
+        if worker > 0:
+            self.pass_on()
         if self.start_hook is not None:
             try:
                 _workers.run_hook(self.start_hook, worker)
@@ -570,6 +620,8 @@ cdef class ThreadEngine(Engine):
                 status = lzs_crew_claim_wait(self.crew, worker, &claim)
             if status == LZS_CLOSED:
                 return
+            if run is not None and lzs_load(&self.too_few):
+                self.pass_on()
             run, progress = None, NULL
             window = self.windows[claim.number]()
             if window is None:
@@ -638,6 +690,8 @@ cdef class ThreadEngine(Engine):
     cdef int look_after_workers(self, long long since) except -1:
         """Workers whose item takes longer than allowed get substitutes; their threads end with their items."""
         cdef Shift shift, substitute
+        if lzs_load(&self.too_few):
+            self.start_next()
         if self.timeout_ns == 0:
             return 0
         for shift in self.shifts:
@@ -687,6 +741,12 @@ cdef class ProcessEngine(Engine):
         self.crew = lzs_crew_at(crew_of(self.arena), size, <uint32_t>nworkers, LOOKS if self.may_look else 0)
         if self.crew == NULL:
             raise MemoryError(f"prefetch: no memory for {nworkers} workers")
+
+    cdef int start_all(self) except -1:
+        cdef Py_ssize_t k
+        for k in range(board_of(self.arena).nworkers):
+            self.start(k)
+        return 0
 
     def start(self, Py_ssize_t worker):
         with self.lock:
@@ -862,7 +922,7 @@ cdef class ProcessEngine(Engine):
         self.arena.reserve(start, start + size)
         return 0
 
-    cdef int wait_ms(self) noexcept nogil:
+    cdef int wait_ms(self) noexcept:
         return min(DEATH_CHECK_MS, Engine.wait_ms(self))
 
 
@@ -1560,8 +1620,7 @@ cdef class Crew:
         if engine.forks != forks():  # garbage that a forked child collects before it has come to forget_workers
             _workers.lost.append(engine)
             return []
-        lzs_crew_close(engine.crew)
-        return engine.workers
+        return engine.dismiss()
 
     def forget_workers(self):
         """In a forked child, where there are no threads but the one that forked: start anew at the next read."""
@@ -1571,7 +1630,6 @@ cdef class Crew:
     cdef Engine started(self):
         """The engine, with its workers; the first read starts them."""
         cdef Engine engine = self.current_engine()
-        cdef Py_ssize_t k
         if engine is not None:
             return engine
         _workers.started.add(self)  # before the lock is taken: a child that is forked meanwhile needs another
@@ -1583,14 +1641,12 @@ cdef class Crew:
                 return engine
             engine = self.new_engine()
             try:
-                for k in range(self.nworkers):
-                    engine.start(k)
+                engine.start_all()
             except BaseException:
-                lzs_crew_close(engine.crew)
-                _workers.join(engine.workers)  # those that did start
+                _workers.join(engine.dismiss())  # those that did start
                 raise
             if self.current_engine() is not None:  # a destructor has read meanwhile
-                lzs_crew_close(engine.crew)
+                engine.dismiss()
                 return self.current_engine()
             self.exchange_engine(engine)
             if lzs_load(&self.closed):  # a destructor has closed it meanwhile

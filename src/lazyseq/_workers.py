@@ -11,7 +11,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from typing import Protocol
 
     from ._processes import WorkerProcess
@@ -60,25 +60,21 @@ def start_thread(work: Callable[[int], object], k: int) -> threading.Thread:
     return thread
 
 
-def join(workers: Iterable[threading.Thread | WorkerProcess]) -> None:
+def join(*crews: Iterable[threading.Thread | WorkerProcess]) -> None:
     """Wait for workers that were told to end, but not for an item that one of them may be computing."""
-    threads: list[threading.Thread] = []
-    processes: list[WorkerProcess] = []
-    for worker in workers:
-        if not isinstance(worker, threading.Thread):
-            processes.append(worker)
-        elif worker is not threading.current_thread():
-            threads.append(worker)
+    processes = [worker for crew in crews for worker in crew if not isinstance(worker, threading.Thread)]
     await_all(processes, PROCESS_JOIN_SECONDS)
     for process in processes:
         if process.is_alive():
             process.kill()  # nobody will ever see what it does
-    await_all(threads, JOIN_SECONDS)
+    # Not as a list: a thread that is waited for may be starting the next one.
+    threads = (worker for crew in crews for worker in crew if isinstance(worker, threading.Thread))
+    await_all((thread for thread in threads if thread is not threading.current_thread()), JOIN_SECONDS)
     for process in processes:
         process.join()
 
 
-def await_all(workers: Sequence[threading.Thread | WorkerProcess], seconds: float) -> None:
+def await_all(workers: Iterable[threading.Thread | WorkerProcess], seconds: float) -> None:
     """Wait until all have ended, but no longer than this."""
     deadline = time.monotonic() + seconds
     for worker in workers:
@@ -127,7 +123,7 @@ def stay_if_all_ends() -> None:
 
 def _close_all() -> None:
     exiting.set()
-    join([thread for crew in list(started) for thread in crew.dismiss()])
+    join(*[crew.dismiss() for crew in list(started)])
 
 
 def _forget_workers() -> None:

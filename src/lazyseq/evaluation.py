@@ -40,9 +40,10 @@ def prefetch(
     Place it at the end of a pipeline. An error is raised when its item is read, and reading goes on behind it.
     ``as_completed()`` gives pairs (i, item) in the order in which the items are finished.
 
-    Workers start at the first read. They end with :meth:`close`, at the end of a ``with`` block, when the
-    prefetch is garbage, and with the interpreter. In threads, only one at a time runs Python code, unless Python
-    is built without the GIL; file access, Pillow, NumPy and others that release the GIL run side by side.
+    Workers start at the first read: one thread at once, and the others as soon as there is more to do. They end
+    with :meth:`close`, at the end of a ``with`` block, when the prefetch is garbage, and with the interpreter. In
+    threads, only one at a time runs Python code, unless Python is built without the GIL; file access, Pillow,
+    NumPy and others that release the GIL run side by side.
 
     In processes all runs side by side, and items come back pickled: their arrays, and whatever else has large
     buffers, as views of shared memory. The workers have seq as it is when they start. A worker that dies is
@@ -76,6 +77,7 @@ def prefetch(
         TypeError: if seq cannot be indexed, a number is of the wrong type, or start_hook cannot be called.
         ValueError: if a number is out of range, the method unknown, or "process" on Windows; on reading, after close().
         EvaluationError: on reading, when start_hook has failed.
+        RuntimeError: on reading, when there are too few workers because no thread can be started.
         WorkerDiedError: on reading, when worker processes have died of the item, or keep dying.
         MemoryError: on reading, when there is no memory to share.
         TimeoutError: on reading, when the item takes longer than timeout.
