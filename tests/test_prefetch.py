@@ -515,6 +515,16 @@ def test_start_hook_gets_the_index_if_it_wants_one():
     assert seen == ["called"] * 3
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals are not masked there")
+def test_what_a_start_hook_does_to_its_thread_is_not_inherited_by_other_workers():
+    """A thread has the signal mask, niceness and affinity of the one that has started it."""
+    found, all_there = [], AllThere(4)
+    hook = lambda: found.append(signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]))  # noqa: E731
+    with prefetch(smap(lambda i: all_there(i) if i > 4 else i, range(20)), 4, start_hook=hook) as view:
+        assert list(view) == list(range(20))
+    assert found == [signal.pthread_sigmask(signal.SIG_BLOCK, [])] * 4
+
+
 # ---- Several readers --------------------------------------------------------------------------------------------
 
 
@@ -697,6 +707,14 @@ def test_a_thread_that_cannot_be_started_now_is_started_later(monkeypatch):
         release.set()
 
 
+def settled(condition):
+    """Whether it is so, in the end."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return condition()
+
+
 class AllThere:
     """Its items take until so many workers are evaluating."""
 
@@ -712,7 +730,7 @@ class AllThere:
 
     def check(self):
         assert self.names == {f"lazyseq-worker-{k}" for k in range(self.nworkers)}
-        assert len(workers()) == self.nworkers
+        assert settled(lambda: len(workers()) == self.nworkers)
 
 
 def test_the_first_item_does_not_wait_until_all_workers_have_started(monkeypatch):
@@ -772,6 +790,22 @@ def test_workers_that_cannot_start_are_missed_only_where_a_reader_waits(monkeypa
             assert len(workers()) == 1
         go_on.set()
         assert list(view) == list(range(100))
+
+
+def test_readers_that_see_the_same_late_item_replace_its_worker_once():
+    def read():
+        items = iter(view)
+        for i in range(30):
+            try:
+                assert next(items) == i
+            except TimeoutError:
+                assert i % 3 == 0
+
+    with prefetch(smap(lambda i: time.sleep(0.03 * (i % 3 == 0)) or i, range(30)), 2, timeout=0.01) as view:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            for reader in [pool.submit(read) for _ in range(4)]:
+                reader.result()
+        assert settled(lambda: sorted(thread.name[-2:] for thread in workers()) == ["-0", "-1"])
 
 
 def test_a_timeout_in_a_bulk_read_names_the_item():

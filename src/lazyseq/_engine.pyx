@@ -233,15 +233,15 @@ cdef class Shift:
             self.began, self.run = 0, None
         return MISSING if over else Failure(None, True) if late else result
 
-    cdef bint is_overdue(self, long long timeout_ns) except -1:
-        """Whether its item takes too long; this is said once, and ends the shift."""
+    cdef bint needs_substitute(self, long long timeout_ns) except -1:
+        """Whether another thread should work in its place: an item that takes too long ends the shift."""
         now = monotonic_ns()
         with cython.critical_section(self):
-            late = not self.over and self.began and now - self.began > timeout_ns
-            if late:
+            if not self.over and self.began and now - self.began > timeout_ns:
                 self.over = True
                 lzs_store(&self.run.state.overdue, self.part + 1)
-        return late
+            needs = self.over or self.vacant
+        return needs
 
 
 cdef struct board:
@@ -464,7 +464,6 @@ cdef class Engine:
 
     cdef list dismiss(self):
         """Tell the workers to end, and return them; the last ones may be starting, and are appended meanwhile."""
-        lzs_store(&self.over, 1)
         lzs_crew_close(self.crew)
         return self.workers
 
@@ -475,8 +474,12 @@ cdef class Engine:
         """What start_hook has raised, if the workers ended because of it."""
         raise NotImplementedError
 
+    cdef int start_missing(self) except -1:
+        """What a reader does who has waited in vain for a while, before it looks after the workers."""
+        return 0
+
     cdef int look_after_workers(self, long long since) except -1:
-        """What a reader does who has waited in vain for a while; if for a run that nobody has begun, since then."""
+        """What a reader does after a wait; if for a run that nobody has begun, it waits since then."""
         raise NotImplementedError
 
     cdef bint in_turn(self, Py_ssize_t n) noexcept:
@@ -512,12 +515,12 @@ cdef class ThreadEngine(Engine):
     """The engine of threads: a result in the ring is the progress of its Run.
 
     Threads: `shifts` and `workers` change under `lock`; `hook_error` is set once, under it and before the rings are
-    closed, and read after that.
+    closed, and read after that; `too_few` is a hint, and who follows it looks again under `lock`.
     """
     cdef object hook_error  # what start_hook raised
     cdef void *employer  # an identity, never followed
     cdef list shifts  # with a timeout, by worker
-    cdef long long too_few  # no worker is about to start the next one: a reader that waits does
+    cdef long long too_few  # a worker may be missing that no other is about to start: a reader that waits does
     cdef long long own_item_ns
 
     def __init__(self, Py_ssize_t nworkers, Py_ssize_t max_buffered, start_hook, evaluation, long long timeout_ns):
@@ -541,10 +544,12 @@ cdef class ThreadEngine(Engine):
         lzs_crew_free(self.crew)
 
     cdef int start_all(self) except -1:
-        """Start the first worker: a start takes as long as many items, so the reader does not wait for the others.
+        """Start the first worker: a start takes as long as many items, so the first item does not wait for the others.
 
-        The first worker starts the second one when it finds a second run, or a reader that waits does, if the first
-        item takes long. Each of the others starts the next one before anything else.
+        The first worker starts the second one when it has claimed a second run, or a reader that waits does, if the
+        first item takes long. Each of the others starts the next one before anything else. With a start_hook, so does
+        the first: a thread inherits its niceness, affinity and signal mask from the one that starts it, and what a hook
+        does to them should be its own worker's.
         """
         self.start_next()
         lzs_store(&self.too_few, 1)
@@ -555,7 +560,7 @@ cdef class ThreadEngine(Engine):
         lzs_store(&self.too_few, 0)
         try:
             with self.lock:
-                if not self.is_over() and len(self.workers) < len(self.shifts):
+                if not lzs_crew_closed(self.crew) and len(self.workers) < len(self.shifts):
                     self.start(len(self.workers))
         except BaseException:
             lzs_store(&self.too_few, 1)
@@ -571,15 +576,19 @@ cdef class ThreadEngine(Engine):
         return 0
 
     cdef int wait_ms(self) noexcept:
+        """Not long while a worker may be missing."""
         return PATIENCE_MS if lzs_load(&self.too_few) else Engine.wait_ms(self)
 
+    cdef int start_missing(self) except -1:
+        return self.start_next() if lzs_load(&self.too_few) else 0
+
     def start(self, Py_ssize_t worker):
-        with self.lock:
-            thread = _workers.start_thread(self.work, worker)
-            if worker < len(self.workers):
-                self.workers[worker] = thread
-            else:
-                self.workers.append(thread)
+        """Under `lock`."""
+        thread = _workers.start_thread(self.work, worker)
+        if worker < len(self.workers):
+            self.workers[worker] = thread
+        else:
+            self.workers.append(thread)
 
     cdef object start_error(self):
         return self.hook_error
@@ -600,8 +609,10 @@ cdef class ThreadEngine(Engine):
             shift = self.shifts[worker]
         working_for, works_alone = self.employer, len(self.shifts) == 1
         seterr(self.evaluation)
-        if worker > 0:
+        if worker > 0 or self.start_hook is not None:
             self.pass_on()
+        if lzs_crew_closed(self.crew):
+            return
         if self.start_hook is not None:
             try:
                 _workers.run_hook(self.start_hook, worker)
@@ -690,18 +701,19 @@ cdef class ThreadEngine(Engine):
     cdef int look_after_workers(self, long long since) except -1:
         """Workers whose item takes longer than allowed get substitutes; their threads end with their items."""
         cdef Shift shift, substitute
-        if lzs_load(&self.too_few):
-            self.start_next()
         if self.timeout_ns == 0:
             return 0
         for shift in self.shifts:
-            if shift is not None and (shift.vacant or shift.is_overdue(self.timeout_ns)):
+            if shift.needs_substitute(self.timeout_ns):
                 with self.lock:
+                    if self.shifts[shift.worker] is not shift or not shift.needs_substitute(self.timeout_ns):
+                        continue  # another reader has seen to it
                     self.workers[shift.worker].abandoned = True
                     self.shifts[shift.worker] = substitute = Shift(shift.worker)
                     substitute.vacant = True
                     self.start(shift.worker)  # which may fail, and is tried again then
-                    substitute.vacant = False
+                    with cython.critical_section(substitute):
+                        substitute.vacant = False
         return 0
 
 
@@ -1913,6 +1925,8 @@ cdef class Prefetch(Derived):
                 raise error.with_traceback(None)
             raise EvaluationError(f"start_hook failed in a worker of {self.label()} made at {self.site}",
                                   stage=self.stage) from error
+        if status == LZS_TIMEOUT:
+            engine.start_missing()
         engine.look_after_workers(since)
         PyErr_CheckSignals()
         return 0

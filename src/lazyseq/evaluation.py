@@ -58,7 +58,7 @@ def prefetch(
             ``max(10, 4 * nworkers)``. Where items share an evaluation (:func:`unbatch`) and that makes more
             items than max_buffered, it counts evaluations.
         start_hook (Callable or None): called by each worker when it starts, with the worker's index if it
-            accepts an argument.
+            accepts an argument. A source of few items may not need all threads, and those do not start.
         shm_size (int or None): how many bytes of shared memory the buffers of received items may take at once;
             beyond it, they are copied out, with a warning. None is a quarter of the memory that there is. It has
             no effect on threads.
@@ -77,7 +77,7 @@ def prefetch(
         TypeError: if seq cannot be indexed, a number is of the wrong type, or start_hook cannot be called.
         ValueError: if a number is out of range, the method unknown, or "process" on Windows; on reading, after close().
         EvaluationError: on reading, when start_hook has failed.
-        RuntimeError: on reading, when there are too few workers because no thread can be started.
+        RuntimeError: on any read that waits, while threads are missing that cannot be started.
         WorkerDiedError: on reading, when worker processes have died of the item, or keep dying.
         MemoryError: on reading, when there is no memory to share.
         TimeoutError: on reading, when the item takes longer than timeout.
