@@ -4,6 +4,10 @@ import gc
 import signal
 
 import pytest
+from hypothesis import settings
+
+# For builds of Python beside the first, which has tried more.
+settings.register_profile("brief", max_examples=20)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -728,7 +728,7 @@ class LruModel(RuleBasedStateMachine):
 
 
 TestLruModel = LruModel.TestCase
-TestLruModel.settings = settings(deadline=None, max_examples=100)
+TestLruModel.settings = settings(deadline=None)
 
 
 def test_sizes_by_default():

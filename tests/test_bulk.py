@@ -713,7 +713,7 @@ def deeper(draw, view, source):
     }[kind]()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None)
 @given(st.data())
 def test_random_pipelines_over_arrays(data):
     source = data.draw(st.sampled_from([ROWS, ROWS[::-2], np.arange(5), InFile(ROWS), array.array("h", range(9))]))

@@ -178,7 +178,7 @@ def check(view, expected):
     assert list(reversed(view)) == expected[::-1]
 
 
-COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=150)
+COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @COMMON

@@ -261,13 +261,13 @@ def test_a_reader_that_waits_sleeps_through_several_short_runs():
     def sleeps():
         return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
-    found = []
+    found = [10**6]
     with prefetch(smap(nap, range(2000)), nworkers=4, max_buffered=64) as p:
-        for _ in range(3):
+        while min(found) >= 350 and len(found) <= 20:  # mostly 200 to 350, more when others are busy
             before = sleeps()
             assert list(p) == list(range(2000))
             found.append(sleeps() - before)
-    assert min(found) < 350  # 100 to 300, more on a machine that is busy; woken for each run it is 450 to 900
+    assert min(found) < 350  # woken for each run, it is 450 to 900
 
 
 def test_slow_items_in_the_midst_of_cheap_ones_are_evaluated_side_by_side():

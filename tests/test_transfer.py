@@ -118,7 +118,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(values, st.integers(0, 200_000))
 def test_round_trip(value, limit):
     arena = Arena(1, 0, limit)
