@@ -211,6 +211,8 @@ class Cell:
                             kept[i] = value
                     i += 1
                 assert next(items, None) is None
+            while self.victim == "worker" and self.fault in ENDS and not log.has("another takes its place"):
+                assert len(list(view)) == N  # it may have ended late, when no item needed it
         assert all((value == i).all() for i, value in kept.items())
         return errors
 
@@ -270,13 +272,10 @@ class Cell:
             signal.signal(signal.SIGUSR1, self.out_of_memory)
             thread = threading.Thread(target=self.happen_to_the_parent, args=(threading.get_ident(),), daemon=True)
             thread.start()
-        log = Log()
         logging.getLogger("lazyseq").addHandler(log)
         before = len(os.listdir("/proc/self/fd"))
         errors = self.read()
         self.judge(*errors)
-        ended = self.victim == "worker" and self.fault in ENDS
-        assert not ended or any("another takes its place" in text for text in log.texts), log.texts
         assert not self.ends_parent
         if self.victim == "parent" and self.spoils_source:
             self.wait_for("refused")
@@ -299,6 +298,12 @@ class Log(logging.Handler):
 
     def emit(self, record):
         self.texts.append(record.getMessage())
+
+    def has(self, words):
+        return any(words in text for text in self.texts)
+
+
+log = Log()  # no cell's own, since cells travel
 
 
 class Written:
