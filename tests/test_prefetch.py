@@ -828,6 +828,29 @@ def test_without_workers_errors_follow_the_mode_of_the_code_that_made_the_prefet
 
 
 @frees_at_once
+def test_an_item_that_is_given_up_while_it_is_counted_does_not_stay_with_an_idle_worker(monkeypatch):
+    alive, evaluated, go_on = weakref.WeakSet(), threading.Event(), threading.Event()
+
+    class Item:
+        def __init__(self):
+            alive.add(self)
+
+    def clock():  # which the worker reads when it has stored an item, before it counts it
+        if alive and threading.current_thread() is not threading.main_thread():
+            evaluated.set()
+            go_on.wait(10)
+        return time.perf_counter_ns()
+
+    monkeypatch.setattr(lazyseq._engine, "perf_counter_ns", clock)
+    view = prefetch(smap(lambda i: i and Item(), range(10)), 1, max_buffered=1)
+    items = iter(view)
+    assert next(items) == 0 and evaluated.wait(10) and len(alive) == 1
+    del items
+    go_on.set()
+    assert settled(lambda: not alive)
+
+
+@frees_at_once
 def test_an_iterator_takes_what_was_ready_for_it_along():
     """Cheap items come run by run; who goes away in the middle of one leaves nothing in a worker's hands."""
     alive = weakref.WeakSet()

@@ -105,7 +105,7 @@ cdef extern from *:
     int works_alone
     long long own_number, numbers
     long long lzs_load(long long *p) noexcept
-    long long lzs_join(long long *p, long long bit) noexcept
+    long long lzs_join(long long *p, long long bit) noexcept nogil
     long long lzs_add(long long *p, long long n) noexcept
     void lzs_store(long long *p, long long value) noexcept
     object exchange_item(list items, Py_ssize_t k, object value)
@@ -194,9 +194,14 @@ cdef class Run:
         return exchange_item(self.results, i - self.start, None)
 
     cdef int give_up(self, list dropped) except -1:
-        """Nobody will take what is left. It is taken out of the run, which an idle worker may know for long."""
-        cdef Py_ssize_t k, n = min(self.stop - self.start, <Py_ssize_t>lzs_progress_done(&self.state.progress))
-        lzs_store(&self.state.unwanted, 1)
+        """Nobody will take what is left. It is taken out of the run, which an idle worker may know for long.
+
+        What is not counted yet, its worker drops: one that counts the last item asks after that whether it is wanted,
+        and both by a change of `unwanted`. So either it sees ours, or we see what it had counted before.
+        """
+        cdef Py_ssize_t k, n
+        lzs_join(&self.state.unwanted, 1)
+        n = min(self.stop - self.start, <Py_ssize_t>lzs_progress_done(&self.state.progress))
         if self.parcel is None:
             for k in range(n):
                 dropped.append(exchange_item(self.results, k, None))
@@ -599,6 +604,7 @@ cdef class ThreadEngine(Engine):
         cdef lzs_claim claim
         cdef lzs_status status
         cdef lzs_progress *progress = NULL  # of the run whose last item is not counted yet
+        cdef bint unwanted = False
         cdef Run run = None
         cdef Reading reading = None
         cdef Shift shift
@@ -628,7 +634,12 @@ cdef class ThreadEngine(Engine):
                 if progress != NULL:
                     lzs_progress_add(progress, claim.ring, 1, True)
                     lzs_ring_wake(&claim)
-                status = lzs_crew_claim_wait(self.crew, worker, &claim)
+                    unwanted = lzs_join(&run.state.unwanted, 0) != 0  # see Run.give_up
+                if not unwanted:
+                    status = lzs_crew_claim_wait(self.crew, worker, &claim)
+            if unwanted:
+                run, progress, unwanted = None, NULL, False
+                continue
             if status == LZS_CLOSED:
                 return
             if run is not None and lzs_load(&self.too_few):
