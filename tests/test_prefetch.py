@@ -842,7 +842,8 @@ def test_an_item_that_is_given_up_while_it_is_counted_does_not_stay_with_an_idle
         return time.perf_counter_ns()
 
     monkeypatch.setattr(lazyseq._engine, "perf_counter_ns", clock)
-    view = prefetch(smap(lambda i: i and Item(), range(10)), 1, max_buffered=1)
+    # Not cheap, or it might not be begun before it is asked for.
+    view = prefetch(smap(lambda i: time.sleep(0.005) or (i and Item()), range(10)), 1, max_buffered=1)
     items = iter(view)
     assert next(items) == 0 and evaluated.wait(10) and len(alive) == 1
     del items
