@@ -32,15 +32,21 @@ frees_at_once = pytest.mark.skipif(
 )
 
 
+def settled(condition):
+    """Whether it is so, in the end."""
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return condition()
+
+
 @pytest.fixture(autouse=True)
 def no_worker_left():
     """Every test ends its workers, by garbage collection if not by close."""
     started_elsewhere.update(workers())
     yield
     gc.collect()
-    deadline = time.monotonic() + 10
-    while (workers() or multiprocessing.active_children()) and time.monotonic() < deadline:
-        time.sleep(0.001)
+    settled(lambda: not workers() and not multiprocessing.active_children())
     assert workers() == set() and multiprocessing.active_children() == []
 
 
@@ -169,7 +175,7 @@ def test_nothing_starts_before_the_first_read():
     repr(view), len(view), view[2:5], view.children
     assert workers() == set() and log.calls == []
     assert view[0] == 0
-    assert 1 <= len(workers()) <= 2
+    assert settled(lambda: len(workers()) == 2)
 
 
 @pytest.mark.usefixtures("either_method")
@@ -185,9 +191,7 @@ def test_at_rest_the_buffer_is_full():
     log = Log(lambda x: time.sleep(0.001) or x)  # not so cheap that handing it over would cost more
     view = prefetch(smap(log, range(100)), 2, max_buffered=8)
     assert view[0] == 0
-    deadline = time.monotonic() + 10
-    while len(log.calls) < 9 and time.monotonic() < deadline:
-        time.sleep(0.001)
+    settled(lambda: len(log.calls) >= 9)
     time.sleep(0.02)
     assert sorted(log.calls) == list(range(9))
 
@@ -627,10 +631,7 @@ def test_what_a_thread_had_ahead_goes_with_it():
 
     for _ in range(50):
         within(10, read)
-        deadline = time.monotonic() + 10
-        while len(alive) > 2 and time.monotonic() < deadline:
-            time.sleep(0.001)
-        assert len(alive) <= 2, "each worker may know the last one that it has evaluated"
+        assert settled(lambda: len(alive) <= 2), "each worker may know the last one that it has evaluated"
     view.close()
 
 
@@ -705,14 +706,6 @@ def test_a_thread_that_cannot_be_started_now_is_started_later(monkeypatch):
             view[1]
         assert within(10, view.__getitem__, 2) == 2
         release.set()
-
-
-def settled(condition):
-    """Whether it is so, in the end."""
-    deadline = time.monotonic() + 10
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return condition()
 
 
 class AllThere:
@@ -794,17 +787,18 @@ def test_workers_that_cannot_start_are_missed_only_where_a_reader_waits(monkeypa
 
 def test_readers_that_see_the_same_late_item_replace_its_worker_once():
     def read():
-        items = iter(view)
+        items, late = iter(view), set()
         for i in range(30):
             try:
                 assert next(items) == i
             except TimeoutError:
-                assert i % 3 == 0
+                late.add(i)
+        return late
 
     with prefetch(smap(lambda i: time.sleep(0.03 * (i % 3 == 0)) or i, range(30)), 2, timeout=0.01) as view:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             for reader in [pool.submit(read) for _ in range(4)]:
-                reader.result()
+                assert reader.result() >= {*range(0, 30, 3)}  # others may be late on a busy machine
         assert settled(lambda: sorted(thread.name[-2:] for thread in workers()) == ["-0", "-1"])
 
 
@@ -866,10 +860,7 @@ def test_an_iterator_takes_what_was_ready_for_it_along():
         for _ in range(n):
             next(iterator)
         del iterator
-        deadline = time.monotonic() + 10
-        while alive and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not alive
+        assert settled(lambda: not alive)
     iterator = iter(view)
     first = next(iterator)
     iterator.__init__(view, 10**6)
@@ -989,10 +980,7 @@ def test_close_drops_what_was_evaluated_ahead():
 
     with prefetch(smap(make, range(100)), 2, max_buffered=8) as view:
         view[0]
-    deadline = time.monotonic() + 10
-    while made and time.monotonic() < deadline:  # a worker lets go of its last one
-        time.sleep(0.001)
-    assert not made
+    assert settled(lambda: not made)  # a worker lets go of its last one
     assert len(view) == 100
 
 
